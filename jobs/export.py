@@ -1,7 +1,7 @@
 """On request: a run's model in the flat layout of `NVILA-8B-hf`, with a model card, for the hub, SGLang and vLLM.
 
 Reads the trained model's final weights, the report's tables and controls, and the training records (to prove that
-none of their texts travels). Writes `export-<model>/<run>-<model>/`.
+none of their texts is exported). Writes `export-<model>/<run>-<model>/`.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             task.settings,
             read_config(source),
             counts=read_json(run.path("prepare") / "counts.json", {}),
-            tables=_text(run.folder / "report" / "tables.md"),
-            controls=_text(run.folder / "report" / "controls.md"),
+            tables=_read_text(run.folder / "report" / "tables.md"),
+            controls=_read_text(run.folder / "report" / "controls.md"),
             provenance=read_json(run.folder / "provenance.json", [{}])[-1],
         )
         files = export(source, target, card)
@@ -71,5 +71,5 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     return process
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     return path.read_text() if path.is_file() else ""

@@ -44,8 +44,8 @@ def require(run: Run) -> None:
         )
     if settings.page and settings.port == settings.page_port != 0:
         raise UserError(f"serve.page_port={settings.page_port} is serve.port too; 0 takes a free one")
-    if lacking := [folder for folder in settings.images if not Path(folder).is_dir()]:
-        raise UserError(f"serve.images: {lacking[0]} is not a folder")
+    if missing_folders := [folder for folder in settings.images if not Path(folder).is_dir()]:
+        raise UserError(f"serve.images: {missing_folders[0]} is not a folder")
 
 
 STAGE = Stage(
@@ -80,9 +80,9 @@ def serve(task: Task) -> None:
     from lumen_hpc.serving.hf_checkpoint import chat_template
 
     settings, folder = task.settings.serve, weights(task.run)
-    (task.folder / supervisor.FILE).unlink(missing_ok=True)  # of a server that was killed
+    (task.folder / supervisor.ADDRESS_FILE).unlink(missing_ok=True)  # of a server that was killed
     config = read_config(folder)
-    host = supervisor.listening_host(task.run.profile.data_use.listen)
+    host = supervisor.host_address(task.run.profile.data_use.listen)
     port = supervisor.free_port(host, settings.port)
     if settings.page:  # refused before the model is loaded
         supervisor.free_port(host, settings.page_port, "serve.page_port")
@@ -91,8 +91,10 @@ def serve(task: Task) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         template = Path(scratch) / "chat_template.jinja"
         template.write_text(chat_template(config))
-        words = supervisor.arguments(settings, folder, template, "bfloat16" if gpu else config.dtype, host, port, gpu)
-        server = supervisor.Server(words, supervisor.environment(settings, key), log)
+        words = supervisor.server_arguments(
+            settings, folder, template, "bfloat16" if gpu else config.dtype, host, port, gpu
+        )
+        server = supervisor.Server(words, supervisor.server_environment(settings, key), log)
         try:
             print(f"loading {folder} (log: {log})", flush=True)
             if not server.wait_until_ready(host, port, task.should_stop, task.beat):
@@ -102,9 +104,9 @@ def serve(task: Task) -> None:
                 login=os.environ.get("SLURM_SUBMIT_HOST", ""), job=os.environ.get("SLURM_JOB_ID", ""),
                 ends=_ends(task),
             )  # fmt: skip
-            with _page(task, address) as address, supervisor.published(task.folder, address):
-                shown = f"python launch.py status {task.run.arguments}"
-                print(f"ready at {address.url}; {shown} shows the key", flush=True)
+            with _page(task, address) as address, supervisor.publish(task.folder, address):
+                command = f"python launch.py status {task.run.arguments}"
+                print(f"ready at {address.url}; {command} shows the key", flush=True)
                 while not task.should_stop():
                     server.require_alive()
                     task.beat("serving")
@@ -151,5 +153,5 @@ def _page(task: Task, address: Address) -> Iterator[Address]:
     key = supervisor.new_key()
     longest = task.settings.predict.max_new_tokens
     app = page.application(address.url, address.key, key, address.model, answer_tokens=longest, experts=_experts(task))
-    with supervisor.listen(address.host, settings.page_port, "serve.page_port") as opened, page.serving(app, opened):
-        yield replace(address, page=f"http://{address.host}:{opened.getsockname()[1]}/{key}/")
+    with supervisor.listen(address.host, settings.page_port, "serve.page_port") as listener, page.serve(app, listener):
+        yield replace(address, page=f"http://{address.host}:{listener.getsockname()[1]}/{key}/")

@@ -240,13 +240,13 @@ def _eta_seconds(folder: Path, rounds: float, own: Progress | None) -> float | N
 
 def server(run: Run) -> list[str]:
     """Lines about the run's server: address, key, tunnel; none where it does not run."""
-    from lumen_hpc.serving.supervisor import listens, read_address
+    from lumen_hpc.serving.supervisor import is_listening, read_address
 
     address = read_address(run.folder / "serve")
     if address is None:
         return []
     if not address.job or not slurm.installed():
-        here = address.node == socket.gethostname() and listens(address.process, address.port)
+        here = address.node == socket.gethostname() and is_listening(address.process, address.port)
         return address.lines() if here else []
     try:
         jobs = [job for name, job in slurm.queue().items() if name.split("_")[0] == address.job]

@@ -76,7 +76,7 @@ def load_request(path: Path, folder: Path) -> Request:
     values = read_yaml(path)
     require_complete(str(path), values)
     settings = merge(Settings, [(str(path), values.settings)])
-    if foreign(path):  # a billion shards or trainings would be counted; one's own were checked at submission
+    if foreign(path):  # a billion shards or trainings would be counted; a run of one's own was checked at submission
         check(settings)
     return Request(
         stage=str(values.stage),

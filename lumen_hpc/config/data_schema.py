@@ -16,7 +16,7 @@ class Phantom:
     dicom_every: int = 10
     """Every n-th image is written as DICOM too; 0 writes none."""
     studies: int = in_range(2, 2)
-    """Studies a patient, at least 2."""
+    """Studies per patient, at least 2."""
     test_fraction: float = in_range(0.15, 0, 0.5)
     """Share of patients in the test split (half as many go to val)."""
     mimic_iv: bool = False
@@ -53,13 +53,13 @@ class Prepare:
     image_threads: int = runtime_only(16, low=1)
     """Image files checked at a time."""
     one_study_per_test_subject: bool = True
-    """As in the paper (section 2.1): the test split keeps one seeded study a subject."""
+    """As in the paper (section 2.1): the test split keeps one seeded study per subject."""
     difference_fraction: float = in_range(1.0, 0, 1)
     """Seeded share of difference questions kept; the paper's own filter is unstated (about 0.33 of one per study)."""
     reversed_pairs: str = choice("keep", "keep", "reorder")
     """Difference questions whose main study is the earlier one (half of release 1.0.0): as they are, or as in 1.0.1."""
     patient_overlap: str = choice("refuse", "refuse", "drop", "allow")
-    """A patient in two splits: stop, drop that patient's training questions, or let it be."""
+    """A patient in two splits: stop, drop that patient's training questions, or accept it."""
 
 
 @dataclass(kw_only=True)

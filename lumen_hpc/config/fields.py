@@ -44,7 +44,7 @@ def choice(value: Any, *choices: Any) -> Any:
 
 
 def subset_of(values: tuple[Any, ...], *choices: Any, least: int = 0) -> Any:
-    """A list-valued field that takes some of `choices`, each once, and at least so many."""
+    """A list-valued field that takes some of `choices`, each once, and at least `least` of them."""
     return field(default_factory=lambda: list(values), metadata={"choices": choices, "least": least})
 
 

@@ -1,4 +1,4 @@
-"""Values of several sources as one checked object: OmegaConf's struct mode, with today's names of settings."""
+"""Values of several sources as one checked object: OmegaConf's struct mode, with the current names of settings."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from lumen_hpc.errors import UserError
 OmegaConf.clear_resolver("oc.env")  # `${oc.env:LUMEN_API_KEY}` in a recipe would write the key into the run's files
 
 RENAMED = {"experts.told": "experts.in_prompt", "experts.words": "experts.thresholds", "predict.compiled": ""}
-"""Old name of a setting → today's, or nothing where the setting was removed; the old one is taken, with a warning, for
-one version, so that a run which has it goes on."""
+"""Old name of a setting → its current one, or nothing where the setting was removed. For one version the old name is
+accepted with a warning, so that a run which has it goes on."""
 
 
 def merge(kind: type, sources: list[tuple[str, Any]]) -> Any:
@@ -50,7 +50,7 @@ def merge(kind: type, sources: list[tuple[str, Any]]) -> Any:
 
 
 def _with_current_names(source: str, values: DictConfig) -> DictConfig:
-    """The same values under today's names, without settings that were removed; either is reported on stderr."""
+    """The same values under their current names, without removed settings; stderr names what changed."""
     renamed = {key: new for key, new in RENAMED.items() if OmegaConf.select(values, key) is not None}
     if not renamed:
         return values
@@ -58,7 +58,7 @@ def _with_current_names(source: str, values: DictConfig) -> DictConfig:
     for key, new in renamed.items():
         if new:
             OmegaConf.update(values, new, OmegaConf.select(values, key))
-        note = f"called {new} now; the old name goes with the next version" if new else "gone and has no effect"
+        note = f"called {new} now; the next version drops the old name" if new else "removed and has no effect"
         print(f"lumen: {source}: {key} is {note}", file=sys.stderr)
         section, _, name = key.rpartition(".")
         OmegaConf.select(values, section).pop(name)

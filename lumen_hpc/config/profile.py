@@ -31,19 +31,19 @@ class Resources:
     constraint: str = ""
     """Required node features."""
     nodes: int = in_range(1, 1)
-    """Nodes a job."""
+    """Nodes per job."""
     gpus: int = 0
-    """GPUs a node; of one type with constraint, or with additional: {gres: 'gpu:TYPE:N'}."""
+    """GPUs per node; of one type with constraint, or with additional: {gres: 'gpu:TYPE:N'}."""
     tasks_per_node: int = in_range(1, 1)
-    """Processes a node: one a GPU for training, 1 otherwise."""
+    """Processes per node: one per GPU for training, 1 otherwise."""
     cpus: int = in_range(4, 1)
-    """CPU cores a process."""
+    """CPU cores per process."""
     mem_gb: int = 0
-    """Memory a node [GB]; 0 leaves it to Slurm's default."""
+    """Memory per node [GB]; 0 leaves it to Slurm's default."""
     time_min: int = in_range(60, 1)
     """Time limit of a job [min]."""
     tasks: int = in_range(8, 1)
-    """Most tasks an array is packed into."""
+    """Most tasks per array; shards are packed into them."""
     successors: int = 1
     """Successors queued for each job, which continue after a time limit, a preemption or a crash."""
     exclusive: bool = False

@@ -1,4 +1,4 @@
-"""What a profile may not say: secrets, options of sbatch that a submission sets itself, limits without time to work."""
+"""What a profile may not hold: secrets, sbatch options that a submission sets itself, time limits too short to work."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ RESERVED_OPTIONS = {
     "wait": "status … watch=true",
     "wrap": "profile.setup",
 }
-"""sbatch options by which the jobs of a run are chained, found again and numbered; what says the same instead."""
+"""sbatch options by which a submission chains, finds and numbers its jobs → what to use instead."""
 
 
 def require_usable(profile: Profile, *sources: DictConfig) -> None:
-    """Raises UserError, with its key and value, for what no job could be submitted with, or run as its author means.
+    """Raises UserError, with key and value, where no job could be submitted or would run as the author means.
 
-    `sources`: the YAML and the words that the profile was made of.
+    `sources`: the YAML and the command line that the profile was made of.
     """
     _check_folders(profile)
     _check_options(profile)
@@ -108,7 +108,7 @@ def _check_variables(profile: Profile) -> None:
 
 
 def _check_container(profile: Profile, sources: Sequence[DictConfig]) -> None:
-    """Refuses an image or mounts without a word on how jobs enter the container: none would."""
+    """Refuses an image or mounts without the container's kind: no job would enter it."""
     container = profile.container
     has_kind = any("kind" in (source.get("container") or {}) for source in sources)
     if container.kind == "none" and not has_kind and (container.image or container.mounts):

@@ -30,12 +30,12 @@ VERB_SETTINGS = {"ask": ("serve.model", "serve.weights"), "status": (), "cancel"
 """Settings that a verb reads, where it does not read all; any other is refused, since it goes by the run's own."""
 OTHER_STAGES = ("full", "fetch", "export", "export_text_llama", "prognose")
 """What `stage=` takes beside the names of settings' sections, and a model's step of them (train-lumen)."""
-FOREIGN_VERBS = {
+OTHER_VERBS = {
     **dict.fromkeys(("submit", "start"), "without a verb it submits"),
     **dict.fromkeys(("stop", "kill", "abort"), "did you mean cancel?"),
     **dict.fromkeys(("resume", "continue", "retry", "restart"), "a run goes on with stage=full run=NAME, as it began"),
 }
-"""Words of other programs."""
+"""Verbs of other programs → a hint at ours."""
 SHORTHANDS = {
     "data": "data.source",
     "seeds": "train.seeds",
@@ -177,8 +177,8 @@ def _hint(word: str, arguments: list[str]) -> str:
         next_words = bare_words[bare_words.index(word) + 1 :][:1] or ["VALUE"]
         value = value if colon and value else "true" if OPTIONS.get(key) == "bool" else next_words[0]
         return f"; write {key}={value}, without spaces"
-    if name in FOREIGN_VERBS:
-        return f"; {FOREIGN_VERBS[name]}"
+    if name in OTHER_VERBS:
+        return f"; {OTHER_VERBS[name]}"
     if "ask" in arguments and not word.startswith("-"):
         return '; a question stands behind its verb, as in ask "what has changed?"'
     if verb := suggestion(name, (*VERBS, "help"), likeness=0.6):

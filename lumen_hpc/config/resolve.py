@@ -1,7 +1,7 @@
 """From a command line to a whole `Request`: settings and profile, merged, checked and with absolute paths.
 
 `resolve(arguments)` merges dataclass defaults < recipe < profile's `defaults:` < what earlier command lines gave the
-same run < command line, in OmegaConf's struct mode, so that a typo fails with the valid keys that are like it.
+same run < command line, in OmegaConf's struct mode, so that a typo fails with similar valid keys.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _emptying_sources(source: str, keys: Iterable[str], values: DictConfig) -> l
 
 
 def _require_profile_words(command_profile: DictConfig) -> None:
-    """Raises UserError for what a command line says of a profile's file, where it has words of its own."""
+    """Raises UserError for keys of a profile's file that a command line spells without `profile.`."""
     for key, value in _leaves(command_profile):
         first, _, rest = key.partition(".")
         if first in ("recipe", "defaults"):
@@ -145,7 +145,7 @@ def _select_profile(request: Request, words: list[str], config: DictConfig | Non
 
 
 def _find_record(request: Request, command_profile: DictConfig, profile_yaml: DictConfig) -> RunRecord | None:
-    """What the run's folder remembers, for a command that goes on with it; settles the run's name and folder."""
+    """The record of the run that a command goes on with; sets the request's name and folder of the run."""
     request.run = request.run or Path(request.recipe or _profile_text(profile_yaml, "recipe") or DEFAULT_RECIPE).stem
     if not re.fullmatch(r"\w[\w.-]*", request.run, re.ASCII):
         path = Path(request.run)
@@ -163,7 +163,7 @@ def _find_record(request: Request, command_profile: DictConfig, profile_yaml: Di
 
 
 def _profile_text(values: DictConfig, key: str) -> str:
-    """A text of a profile; one that refers to another key, which may have its default, as the whole profile has it."""
+    """A text of a profile, with references to other keys resolved (by their defaults where it lacks them)."""
     try:
         return str(values.get(key) or "")
     except OmegaConfBaseException:
@@ -171,7 +171,7 @@ def _profile_text(values: DictConfig, key: str) -> str:
 
 
 def _earlier_values(record: RunRecord) -> dict[str, Any]:
-    """What command lines gave the run; of a version that kept no such list, all that its recipe does not say."""
+    """Settings of earlier command lines; where an older version kept no list, all that differ from the recipe."""
     return (
         _differences_from_base(record.recipe, record.profile, record.settings) if record.given is None else record.given
     )
@@ -192,7 +192,7 @@ def _differences_from_base(recipe: str, profile: str, settings: Any) -> dict[str
 def _base_sources(
     recipe: str, profile: str, profile_yaml: DictConfig
 ) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
-    """The sources of settings below a command line, without a run, and what the recipe lays over the profile."""
+    """The sources of a new run's settings below its command line, and its recipe's limits on the profile."""
     recipe_values, site = _read_recipe(recipe)
     defaults = profile_yaml.get("defaults")
     if defaults and not site.get("defaults", True):  # a typo shows all the same: a smoke run comes first
@@ -218,7 +218,7 @@ def _leaves(values: DictConfig) -> list[tuple[str, Any]]:
 def _final_values(settings: Settings, command_settings: DictConfig, whole_mappings: Collection[str]) -> dict[str, Any]:
     """The keys of a command line with their final values: paths are absolute there. A server's are not kept.
 
-    Of a mapping in `whole`, which was emptied, all of it is kept for a key in it.
+    For a key of a mapping in `whole_mappings`, which was emptied, the whole mapping is kept.
     """
     final_values = {}
     for key, value in _leaves(command_settings):
@@ -321,7 +321,7 @@ def _read_config(request: Request) -> DictConfig | None:
 
 
 def _read_recipe(name: str) -> tuple[DictConfig, DictConfig]:
-    """A recipe's settings, and its `site:`, which says what it takes of the profile."""
+    """A recipe's settings, and its `site:`: how it limits the profile."""
     path = _recipe_file(name)
     if not path.is_file():
         recipes = sorted(file.stem for file in RECIPES.glob("*.yaml"))

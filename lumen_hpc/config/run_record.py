@@ -1,8 +1,8 @@
 """What a run's folder records of the command lines that made it: recipe, profile, and every setting that they gave.
 
 `profile.` keys are not among them: they say how one submission runs, not what the run is.
-A run goes on with its own settings. They are made anew from its recipe, its profile's `defaults:` and those values, so
-that an edited recipe or profile shows as a difference from the settings that `config.yaml` records.
+A run goes on with its own settings. They are merged again from its recipe, its profile's `defaults:` and those values,
+so that an edited recipe or profile shows as a difference from the settings that `config.yaml` records.
 """
 
 from __future__ import annotations
@@ -89,14 +89,14 @@ def runs_in(folder: Path) -> list[str]:
 
 
 def runs_hint(folder: Path) -> str:
-    """The runs that lie where a run was looked for, or how to make a first one or look elsewhere."""
+    """A hint: the runs beside a missing one, or how to make a first one or look elsewhere."""
     if names := runs_in(folder.parent):
         return f"the runs here are {', '.join(names)}; stage=full makes a new one"
     return "runs=FOLDER looks elsewhere; make demo, or stage=full run=NAME, makes a first one"
 
 
 def require_open(folder: Path) -> None:
-    """Raises UserError where this user may not look into the run, with the owner's name, or nobody can."""
+    """Raises UserError where this user may not read the run, with the owner's name, or nobody can."""
     for path in (folder, folder / "config.yaml", folder / "submissions"):
         try:
             status = path.stat()

@@ -1,4 +1,4 @@
-"""Every setting of a run: one dataclass a section, a docstring under each field; those of the data in data_schema.py.
+"""Every setting of a run: one dataclass per section, a docstring under each field; data settings are in data_schema.py.
 
 `python launch.py --help` prints them; `lumen_hpc/config/resolve.py` says how a value gets here
 (dataclass default < recipe < profile's `defaults:` < command line). A field's constructor (fields.py) says what
@@ -50,9 +50,9 @@ class Experts:
     thresholds: list[float] = list_of(0.25, 0.5, 0.75)
     """Calibrated probabilities at which `no`, `maybe no`, `maybe yes`, `yes` meet (section 2.3)."""
     batch_size: int = runtime_only(64, low=1)
-    """Images a forward pass."""
+    """Images per forward pass."""
     workers: int = runtime_only(4)
-    """Decoding processes a task."""
+    """Decoding processes per task."""
 
     def __post_init__(self) -> None:
         if len(self.thresholds) != 3 or not 0 <= self.thresholds[0] < self.thresholds[1] < self.thresholds[2] <= 1:
@@ -78,7 +78,7 @@ class EngineSettings:
     pipeline_parallel: int = runtime_only(1, low=1)
     """Pipeline stages; times `tensor_parallel` the processes of the job, on however many nodes."""
     timeout: float = runtime_only(600.0, low=1)
-    """Seconds until a server that does not answer is given up, after four tries."""
+    """Seconds before a request to a server is given up; there are four tries."""
     gpu_memory: float = runtime_only(0.9, low=0.01, high=1)
     """Share of GPU memory vLLM may take."""
 
@@ -116,13 +116,13 @@ class Instruct:
     expert_text: bool = True
     """Join the experts' words to the instruction (section 2.3)."""
     max_images: int = in_range(2, 2)
-    """Most images a record: priors first, oldest first, main last. Records longer than `train.max_tokens` lose the
+    """Most images per record: priors first, oldest first, main last. Records longer than `train.max_tokens` lose the
     oldest."""
     clinical: list[str] = subset_of((), "patient", "stay", "labs")
     """Lines of the state at an image's time that follow the experts' words: age and sex, where and how long, laboratory
     values. Needs stage outcomes."""
     clinical_images: str = choice("every", "every", "last")
-    """The images with these lines: every one, or the last one of a prompt alone."""
+    """The images with these lines: every one, or only the last one of a prompt."""
     labs: list[str] = subset_of((), *ANALYTES)
     """Analytes of the line of laboratory values; empty: the whole panel."""
     outcomes: list[str] = subset_of((), *OUTCOMES)
@@ -156,7 +156,7 @@ class Train:
     epochs: float = in_range(1.0, 0.001)
     """Passes over the records."""
     global_batch: int = in_range(128, 1, 8192)
-    """Samples an optimizer step, whatever the number of GPUs (section 2.5)."""
+    """Samples per optimizer step, whatever the number of GPUs (section 2.5)."""
     warmup: float = in_range(0.03, 0, 1)
     """Share of the steps that warm the learning rate up."""
     weight_decay: float = 0.0
@@ -182,7 +182,7 @@ class Train:
     """Mean over the global batch's tokens (the paper), or the sum of each kind's token mean; the yes or no of an
     outcome's answer is then a kind of its own."""
     mixture: dict[str, int] = field(default_factory=dict, metadata={"choices": KINDS})
-    """Samples a step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
+    """Samples per step of each kind (diagnostic, difference, prediction); empty: `global_batch` as they come."""
     seeds: int = runtime_only(1, low=1, high=1000)
     """Trainings of each model, each with a seed of its own; the tables show the spread between them. `seeds=3` for
     short."""
@@ -218,9 +218,9 @@ class Train:
     keep_checkpoints: int = runtime_only(2, low=1)
     """Complete checkpoints kept."""
     workers: int = runtime_only(4, low=1)
-    """Threads a rank that decode images ahead."""
+    """Threads per rank that decode images ahead."""
     cache_images_gb: float = runtime_only(0.0)
-    """Memory a rank for decoded images [GiB], and on CPUs as much for a frozen vision tower's features of them; worth
+    """Memory per rank for decoded images [GiB], and on CPUs as much for a frozen vision tower's features of them; worth
     it where they are small, as the demo's."""
     stuck_after: int = runtime_only(600, low=1)
     """Seconds without a step after which a training job ends itself; `profile.stuck_after_s` if that is fewer."""
@@ -283,7 +283,7 @@ class Serve:
     images: list[str] = list_of()
     """Folders from which requests may give images by path (file://…); without any, images come in the request."""
     max_images: int = in_range(4, 1)
-    """Most images a request."""
+    """Most images per request."""
     max_model_len: int = in_range(8192, 1)
     """Longest prompt and answer [tokens]."""
     tensor_parallel: int = in_range(1, 1)

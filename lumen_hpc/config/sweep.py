@@ -19,11 +19,11 @@ from lumen_hpc.config.validate import TEXT_LOADER, type_at
 from lumen_hpc.errors import UserError
 
 MAX_RUNS = 50
-"""Runs of one command; more are likely a mistake."""
+"""Most runs of one command; more are likely a mistake."""
 
 
 def points(arguments: list[str]) -> list[tuple[str, list[str]]]:
-    """(run's name, its command line) of every combination; of a command line without a sweep none."""
+    """(run's name, its command line) of every combination; empty for a command line without a sweep."""
     sweep_values = {index: values for index, word in enumerate(arguments) if (values := _sweep_values(word))}
     if not sweep_values or set(arguments) & set(VERB_SETTINGS):  # verbs that refuse any setting
         return []
@@ -58,7 +58,7 @@ def points(arguments: list[str]) -> list[tuple[str, list[str]]]:
 
 
 def _base_words(base: Request, arguments: list[str]) -> list[str]:
-    """The words by which a new run has the settings of run `base`, where that exists; those that are given stay out."""
+    """The words that give a new run the settings of run `base`, where that exists, but those on the command line."""
     if base.recorded_settings is None:
         return []
     command_keys = {SHORTHANDS.get(key, key) for key in (word.partition("=")[0] for word in arguments)}
@@ -72,7 +72,7 @@ def _base_words(base: Request, arguments: list[str]) -> list[str]:
 
 
 def _sweep_values(word: str) -> list[str]:
-    """The values of a word that sweeps; none of any other."""
+    """The values of a word that sweeps; empty for any other."""
     key, _, text = word.partition("=")
     key = SHORTHANDS.get(key, key)
     if not text.startswith("[") or key in OPTIONS or key.startswith(("profile.", "serve.")):
@@ -92,7 +92,7 @@ def _sweep_values(word: str) -> list[str]:
 
 
 def _parse_value(value: str, kind: type) -> float | str:
-    """What a value is, however it is written."""
+    """A value whatever its spelling: 1e-5 equals 0.00001."""
     try:
         return float(value) if kind in (int, float) else value
     except ValueError:

@@ -1,6 +1,6 @@
-"""Words of a command line that nothing would read, and recipes that do not fit the data: each refused in one line.
+"""Settings of a command line that nothing would read, and recipes that do not fit the data: each is refused.
 
-A value from a recipe or profile is no mistake: both are written for more than one run.
+A value from a recipe or profile is accepted: both serve more than one run.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ RULES = (
     Rule(
         ("data.phantom.effect",),
         lambda settings: not settings.data.phantom.mimic_iv,
-        "it belongs to the phantoms' MIMIC-IV tables",
+        "only the phantoms' MIMIC-IV tables use it",
         "add data.phantom.mimic_iv=true",
     ),
     *_engine_rules("rewrite.engine", lambda settings: settings.rewrite.engine),
@@ -167,7 +167,7 @@ RULES = (
     Rule(
         ("train.global_batch",),
         lambda settings: bool(settings.train.mixture),
-        "train.mixture decides how many samples a step has",
+        "train.mixture decides the number of samples per step",
         "train.mixture={}, or its own numbers",
     ),
     Rule(("serve.page_port",), lambda settings: not settings.serve.page, "no page is opened", "add page=true"),

@@ -22,9 +22,9 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import read_bytes
 
 MAX_NESTING = 2000
-"""Lists and mappings that may begin within a line of a YAML file; a run's config.yaml has a few dozen."""
+"""Nested lists and mappings that a YAML file may have; a run's config.yaml has a few dozen."""
 MAX_MEANING_LENGTH = 90
-"""Characters of a field's docstring that a message shows whole."""
+"""Longest docstring of a field that a message shows whole [characters]."""
 TYPE_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -74,16 +74,16 @@ def escape_shell_variables(values: Any) -> Any:
 
 
 def _indentation(text: str, number: int) -> str:
-    """The white space that a line begins with; the lines count from 0."""
+    """The white space at the beginning of a line; lines count from 0."""
     line = "".join(text.split("\n")[number : number + 1])
     return line[: len(line) - len(line.lstrip())]
 
 
 def restore_texts(value: Any, text: Any, kind: Any = Any) -> Any:
-    """A value of YAML with those numbers as texts that are written otherwise: an account 0123, a time 1:00:00.
+    """A value of YAML in which numbers of another base stay texts: an account 0123, a time 1:00:00.
 
     YAML 1.1 reads them as 83 and as 3600. Where `kind` takes text, so are `3.10`, `true` and `no`, which would become
-    3.1, True and False. `text` is the same YAML in texts alone.
+    3.1, True and False. `text` is the same YAML, read as texts.
     """
     if isinstance(value, dict) and isinstance(text, dict) and len(value) == len(text):
         return {
@@ -100,7 +100,7 @@ def restore_texts(value: Any, text: Any, kind: Any = Any) -> Any:
 
 
 def require_shallow(text: bytes) -> bytes:
-    """The text of a YAML file; ValueError for one that is nested without end, which would crash libyaml's loader."""
+    """The text of a YAML file; ValueError for one nested so deeply that libyaml's loader would crash."""
     if sum(text.count(begin) for begin in (b"[", b"{", b"- ", b"? ")) > MAX_NESTING:
         raise ValueError("nested too deeply")
     return text
@@ -111,7 +111,7 @@ def require_fits(
 ) -> None:
     """Raises UserError for the first value that no field of `kind` takes: an unknown key, or another type.
 
-    `prefix` is what keys are called in `source` beyond their names here; `also` are further words that it knows.
+    `prefix` stands before the keys in `source`; `other_words` are further words that it accepts.
     """
     schema, values_dict = OmegaConf.structured(kind), OmegaConf.to_container(values)
     if dotted_key := next(_dotted_keys(values_dict), ""):
@@ -183,7 +183,7 @@ def _meaning(section: Any, name: str) -> str:
 
 
 def check(settings: Any, prefix: str = "") -> None:
-    """Refuses values outside a field's choices or range, wherever they came from."""
+    """Refuses values outside a field's choices or range, from any source."""
     for item in dataclasses.fields(settings):
         value, key = getattr(settings, item.name), prefix + item.name
         if dataclasses.is_dataclass(value):

@@ -9,7 +9,7 @@ Fact = dict[str, str]
 """`finding`, `change` (present, new, resolved, worse, better, other level, nothing) and `level` where one is named."""
 
 _READER = Reader([])
-_WAYS = {1: "worse", -1: "better", 0: "other level"}
+_DIRECTIONS = {1: "worse", -1: "better", 0: "other level"}
 
 
 def read_facts(answer: str, kind: str) -> list[Fact]:
@@ -25,9 +25,9 @@ def read_facts(answer: str, kind: str) -> list[Fact]:
         return [{"finding": "", "change": "nothing", "level": ""}]
     facts = [{"finding": name, "change": "new", "level": ""} for name in change.new]
     facts += [{"finding": name, "change": "resolved", "level": ""} for name in change.resolved]
-    for each in change.levels:
-        levels = f"{each.before} → {each.after}"
-        facts.append({"finding": each.finding, "change": _WAYS[each.direction], "level": levels})
-    for way in ("worse", "better"):
-        facts += [{"finding": name, "change": way, "level": ""} for name in getattr(change, way, ())]
+    for level_change in change.levels:
+        levels = f"{level_change.before} → {level_change.after}"
+        facts.append({"finding": level_change.finding, "change": _DIRECTIONS[level_change.direction], "level": levels})
+    for direction in ("worse", "better"):
+        facts += [{"finding": name, "change": direction, "level": ""} for name in getattr(change, direction, ())]
     return facts

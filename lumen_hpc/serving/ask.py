@@ -21,7 +21,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.generate import stop_ids
 from lumen_hpc.plain_text import visible
 from lumen_hpc.serving.image_files import ImageFile, image_files
-from lumen_hpc.serving.media import picture, taken_on
+from lumen_hpc.serving.media import acquisition_day, decode_picture
 from lumen_hpc.serving.question import require_days, require_no_mark, require_words
 
 
@@ -68,7 +68,7 @@ def read_question(text: str, files: dict[str, ImageFile], days: int | None = Non
     except TypeError:
         raise UserError(f"days={days!r}: takes a whole number of days") from None
     require_days(days)
-    pictures = [picture(file.data, where=file.where) for file in files.values()]
+    pictures = [decode_picture(file.data, where=file.where) for file in files.values()]
     contents = {name: file.data for name, file in files.items()}
     if "reference" in files and days is None:
         days = _days_between(**contents)
@@ -98,23 +98,23 @@ class TrainedModel:
 
     def answer(self, question: Question) -> Reply:
         """The greedy answer to a question that was read."""
-        shown = [{"study_id": name} for name in question.files]
+        studies = [{"study_id": name} for name in question.files]
         kind = "difference" if "reference" in question.files else "diagnostic"
         row = {"type": kind, "interval_days": question.days, "question": question.text}
-        words = {name: self._experts(data) for name, data in question.files.items()} if self._experts else {}
-        text = prompt(shown, row, words)
+        expert_words = {name: self._experts(data) for name, data in question.files.items()} if self._experts else {}
+        text = prompt(studies, row, expert_words)
         record = {"images": question.pictures, "conversations": [{"from": "human", "value": text}]}
         inputs = self.nvila.preprocess([record], generation=True, inline=True)
         [answer] = self.nvila.generate(inputs, max_new_tokens=self._max_new_tokens)
-        sentence = strip(answer.text)
+        reply_text = strip(answer.text)
         cut = answer.ids[-1] not in stop_ids(self.nvila)
-        return Reply(sentence, answer.text[: len(answer.text) - len(sentence)].rstrip(" ;"), text, cut)
+        return Reply(reply_text, answer.text[: len(answer.text) - len(reply_text)].rstrip(" ;"), text, cut)
 
 
 def _days_between(reference: bytes, image: bytes) -> int | None:
     """Days between the dates in the files; None where one has none."""
-    taken = [taken_on(data) for data in (reference, image)]
-    if not all(taken):
+    dates = [acquisition_day(data) for data in (reference, image)]
+    if not all(dates):
         return None
-    before, after = (date.fromisoformat(str(day)) for day in taken)
-    return (after - before).days
+    reference_day, image_day = (date.fromisoformat(str(day)) for day in dates)
+    return (image_day - reference_day).days

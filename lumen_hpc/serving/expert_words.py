@@ -1,4 +1,4 @@
-"""The experts' sentence about an image that the page was given, as the run's training had it (section 2.3)."""
+"""The experts' sentence about an image of the page, as in the run's training (section 2.3)."""
 
 from __future__ import annotations
 

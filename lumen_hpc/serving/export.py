@@ -25,9 +25,9 @@ from lumen_hpc.plain_text import visible
 
 REMOTE_CODE = "Efficient-Large-Model/NVILA-8B-hf"
 """The hub's repository whose code reads this layout; `auto_map` names it, nothing is downloaded here."""
-_NOT_TAKEN = ("llm_cfg", "vision_tower_cfg", "mm_projector_cfg", "resume_path", "_name_or_path")
+_EXCLUDED_KEYS = ("llm_cfg", "vision_tower_cfg", "mm_projector_cfg", "resume_path", "_name_or_path")
 """Keys of the root config.json that repeat the parts or hold paths of the machine that trained."""
-_CODE = ("auto_map", "custom_pipelines")
+_CODE_KEYS = ("auto_map", "custom_pipelines")
 """Keys that name Python to be run: a base's author would run it where the export is loaded with trust_remote_code."""
 
 
@@ -56,8 +56,8 @@ def small_files(config: NVILAConfig) -> dict[str, bytes]:
     """Everything but weights and card: configuration, tokenizer, preprocessing, chat template."""
     from .hf_checkpoint import chat_template
 
-    moved = {path.split("/", 1)[1]: _without_code(path, content) for path, content in config.files.items()}
-    return moved | {
+    files = {path.split("/", 1)[1]: _remove_code(path, content) for path, content in config.files.items()}
+    return files | {
         "config.json": dump_json(flat_config(config)),
         "processor_config.json": dump_json(
             {
@@ -73,7 +73,7 @@ def flat_config(config: NVILAConfig) -> dict[str, Any]:
     """`config.json` of the flat layout; keys that decide the family are written out, though NVILA-8B may go without."""
     lite = config.aspect == "dynamic"
     tokenizer = Tokenizer.from_files(config.files)
-    return _clean(config.root) | {
+    return _keep_safe_keys(config.root) | {
         "architectures": ["NVILALiteForConditionalGeneration" if lite else "NVILAForConditionalGeneration"],
         "auto_map": {
             "AutoConfig": f"{REMOTE_CODE}--configuration_nvila.NVILAConfig",
@@ -82,20 +82,22 @@ def flat_config(config: NVILAConfig) -> dict[str, Any]:
         "image_token_id": tokenizer.image,
         "mm_projector_type": config.projector,
         "model_type": "nvila_lite" if lite else "nvila",
-        "text_config": _clean(config.llm),
+        "text_config": _keep_safe_keys(config.llm),
         "video_token_id": tokenizer.id(VIDEO),
-        "vision_config": _clean(config.vision_tower),
+        "vision_config": _keep_safe_keys(config.vision_tower),
     }
 
 
-def _clean(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if key not in (*_NOT_TAKEN, *_CODE)}
+def _keep_safe_keys(part: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if key not in (*_EXCLUDED_KEYS, *_CODE_KEYS)}
 
 
-def _without_code(path: str, content: bytes) -> bytes:
+def _remove_code(path: str, content: bytes) -> bytes:
     """A small file as it is, but for keys of a json object that name code."""
-    values = json.loads(content) if path.endswith(".json") and any(key.encode() in content for key in _CODE) else {}
-    return dump_json(_clean(values)) if set(_CODE) & set(values) else content
+    if not path.endswith(".json") or not any(key.encode() in content for key in _CODE_KEYS):
+        return content
+    values = json.loads(content)
+    return dump_json(_keep_safe_keys(values)) if set(_CODE_KEYS) & set(values) else content
 
 
 def _write_weights(source: Path, target: Path) -> None:
@@ -103,8 +105,8 @@ def _write_weights(source: Path, target: Path) -> None:
     files = [(part, file) for part in PARTS for file in weight_files(source / part)]
     weight_map: dict[str, str] = {}
     total = 0
-    for place, (part, file) in enumerate(files, start=1):
-        name = f"model-{place:05d}-of-{len(files):05d}.safetensors"
+    for number, (part, file) in enumerate(files, start=1):
+        name = f"model-{number:05d}-of-{len(files):05d}.safetensors"
         tensors: dict[str, torch.Tensor] = {f"{part}.{key}": tensor for key, tensor in read_tensors(file)}
         write_tensors(tensors, target / name)
         weight_map |= dict.fromkeys(tensors, name)
@@ -117,11 +119,11 @@ _PATH = re.compile(rb"(?:(?<![\w.:/-])|file://)/[A-Za-z0-9_]+/[\w./-]+")
 
 
 def require_clean(files: Iterable[Path], sentences: Iterable[str]) -> None:
-    """Refuse an export that holds a path of this machine or a sentence of the training data.
+    """Refuse an export with a path of this machine or a sentence of the training data.
 
-    `sentences` are the texts of the run's training records, compared as they stand and as json writes them, whatever
-    the case and the line breaks; those under 30 characters ("Yes.") are everybody's and left out. Weights hold numbers
-    only and are passed over, as is the vocabulary.
+    `sentences` are the texts of the run's training records, compared as they stand and as json writes them, ignoring
+    case and line breaks; those under 30 characters ("Yes.") are common and left out. Weights, which hold only numbers,
+    and the vocabulary are not searched.
     """
     texts = {
         path: path.read_bytes()
@@ -129,19 +131,19 @@ def require_clean(files: Iterable[Path], sentences: Iterable[str]) -> None:
         if path.suffix != ".safetensors" and path.name not in ("tokenizer.json", "vocab.json", "merges.txt")
     }
     for path, content in texts.items():
-        if found := _PATH.search(content):
-            raise UserError(f"{path.name} holds a path of this machine: {found[0].decode()}; nothing was published")
-    joined = {path: _plain(content.decode(errors="replace")) for path, content in texts.items()}
-    for sentence in {given.strip() for given in sentences}:
+        if match := _PATH.search(content):
+            raise UserError(f"{path.name} holds a path of this machine: {match[0].decode()}; nothing was published")
+    plain_texts = {path: _normalise(content.decode(errors="replace")) for path, content in texts.items()}
+    for sentence in set(map(str.strip, sentences)):
         if len(sentence) < 30:
             continue
         forms = {sentence, *(json.dumps(sentence, ensure_ascii=ascii)[1:-1] for ascii in (True, False))}
-        forms = {_plain(form) for form in forms}
-        for path, text in joined.items():
+        forms = {_normalise(form) for form in forms}
+        for path, text in plain_texts.items():
             if any(form in text for form in forms):
                 raise UserError(f"{path.name} holds a text of a training record ({len(sentence)} characters)")
 
 
-def _plain(text: str) -> str:
+def _normalise(text: str) -> str:
     """Lower case, one space between words."""
     return " ".join(text.casefold().split())

@@ -1,7 +1,7 @@
-"""The server's door: nothing but `/health` answers without the job's key, and no request has any length.
+"""The server's guard: only `/health` answers without the job's key, and a request has a bounded length.
 
-vLLM's own check guards `/v1` alone; `/tokenize`, `/invocations` and `/metrics` would answer everybody on the node. It
-reads a request whole, however long it is.
+vLLM's own check covers only `/v1`; `/tokenize`, `/invocations` and `/metrics` would answer everybody on the node. It
+reads a whole request, of any length.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from lumen_hpc.serving import validation_text
 
 KEY = "VLLM_API_KEY"
 """The environment variable that holds the key: it is in no file and on no command line."""
-OPEN = ("/health",)
-LONGEST = 1 << 29
-"""Bytes of a request: three of the largest images in base64."""
+OPEN_PATHS = ("/health",)
+MAX_REQUEST_BYTES = 1 << 29
+"""Three of the largest images in base64."""
 
 
 class RequireKey:
@@ -30,16 +30,17 @@ class RequireKey:
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        if scope["path"] not in OPEN and not self._allowed(scope):
+        if scope["path"] not in OPEN_PATHS and not self._allowed(scope):
             return await _refuse(scope, send, 401, "key missing or wrong: send Authorization: Bearer KEY")
-        announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if not announced.isdigit() or int(announced) > (0 if scope["path"] in OPEN else LONGEST):
-            return await _refuse(scope, send, 413, f"a request has at most {LONGEST >> 20} MiB")
-        await self._app(scope, _limited(receive), validation_text.short(send))
+        content_length = dict(scope["headers"]).get(b"content-length", b"0")
+        limit = 0 if scope["path"] in OPEN_PATHS else MAX_REQUEST_BYTES
+        if not content_length.isdigit() or int(content_length) > limit:
+            return await _refuse(scope, send, 413, f"a request has at most {MAX_REQUEST_BYTES >> 20} MiB")
+        await self._app(scope, _limit_length(receive), validation_text.shorten_refusals(send))
 
     def _allowed(self, scope: dict[str, Any]) -> bool:
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        return bool(self._key) and hmac.compare_digest(given, b"Bearer " + self._key)
+        authorization = dict(scope["headers"]).get(b"authorization", b"")
+        return bool(self._key) and hmac.compare_digest(authorization, b"Bearer " + self._key)
 
 
 async def _refuse(scope: dict[str, Any], send: Any, status: int, message: str) -> None:
@@ -53,14 +54,14 @@ async def _refuse(scope: dict[str, Any], send: Any, status: int, message: str) -
     await send({"type": "http.response.body", "body": body})
 
 
-def _limited(receive: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[], Awaitable[dict[str, Any]]]:
-    """The request's parts; of one that does not announce its length, the client is gone once it is too long."""
+def _limit_length(receive: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """`receive` that reports a disconnected client once a request of unannounced length is too long."""
     length = 0
 
     async def part() -> dict[str, Any]:
         nonlocal length
         message = await receive()
         length += len(message.get("body", b""))
-        return message if length <= LONGEST else {"type": "http.disconnect"}
+        return message if length <= MAX_REQUEST_BYTES else {"type": "http.disconnect"}
 
     return part

@@ -108,20 +108,20 @@ def chat_template(config: NVILAConfig) -> str:
     there, and another number of them than of images is refused. With `dynamic` a newline follows each image, as the
     official training has it. Control tokens in the texts become plain text.
     """
-    pairs = [(token, f"{token[0]} {token[1:]}") for token in _controls(config)]
-    plain = "".join(f" | replace({_quoted(token)}, {_quoted(text)})" for token, text in pairs)
+    pairs = [(token, f"{token[0]} {token[1:]}") for token in _control_tokens(config)]
+    filters = "".join(f" | replace({_jinja_string(token)}, {_jinja_string(text)})" for token, text in pairs)
     mark = IMAGE + "\\n" if config.aspect == "dynamic" else IMAGE
-    template = _TEMPLATE.replace(" | PLAIN", plain).replace("MARK", mark)
+    template = _TEMPLATE.replace(" | PLAIN", filters).replace("MARK", mark)
     return template.replace("SYSTEM", SYSTEM).replace("START", START).replace("END", END)
 
 
-def _controls(config: NVILAConfig) -> list[str]:
+def _control_tokens(config: NVILAConfig) -> list[str]:
     """The tokenizer's control tokens but `<image>`, longest first: what `chat.encode` takes for plain text in data."""
     added = Tokenizer.from_files(config.files).backend.get_added_tokens_decoder().values()
     return control_tokens(token.content for token in added if token.content != IMAGE)
 
 
-def _quoted(text: str) -> str:
+def _jinja_string(text: str) -> str:
     """A Jinja string."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 

@@ -24,14 +24,14 @@ from lumen_hpc.data.images import grey_levels, is_dicom
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import open_regular
 from lumen_hpc.nvila.preprocess import open_picture
-from lumen_hpc.serving.image_files import LARGEST, in_memory
+from lumen_hpc.serving.image_files import MAX_IMAGE_BYTES, in_memory
 
 CONNECTOR = "lumen"
 FOLDERS = "LUMEN_SERVE_IMAGES"
 """The environment variable that lists the folders from which images may be given by path, as JSON."""
 
 
-def picture(data: bytes, where: str = "the image") -> Image.Image:
+def decode_picture(data: bytes, where: str = "the image") -> Image.Image:
     """The bytes of a JPG, PNG or DICOM as training sees them: mode L, or RGB where there is colour.
 
     Raises UserError for what is none of these, is cut short, has more than 8 bits outside a DICOM, or is stored turned
@@ -43,12 +43,12 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
                 return Image.fromarray(grey_levels(name))
             except UserError as error:
                 raise UserError(str(error).replace(name, where)) from None
-    named = Path(where)
+    path = Path(where)
     if data.startswith(JPEG_START):
-        check_jpeg(named, data)
+        check_jpeg(path, data)
     elif data.startswith(PNG_START):
-        png_header(named, data)
-        check_png_rows(named, data)
+        png_header(path, data)
+        check_png_rows(path, data)
     else:
         raise UserError(f"{where} cannot be read: give a whole JPG, PNG or DICOM file")
     try:
@@ -62,8 +62,8 @@ def picture(data: bytes, where: str = "the image") -> Image.Image:
         raise UserError(str(error).replace("image 0", where)) from None
 
 
-def taken_on(data: bytes) -> str | None:
-    """The day an image that `picture` read was taken, by its DICOM header or Exif block; None if neither has it."""
+def acquisition_day(data: bytes) -> str | None:
+    """The day on which a readable image was taken, by its DICOM header or Exif block; None if neither has it."""
     try:
         return date.fromisoformat(_dicom_day(data) if is_dicom(data) else _exif_day(data)).isoformat()
     except Exception:  # pydicom and Pillow raise errors of every kind on corrupt notes, and quote them
@@ -83,19 +83,19 @@ def _exif_day(data: bytes) -> str:
     return str(exif.get_ifd(0x8769).get(0x9003) or exif.get(0x0132) or "")[:10].replace(":", "")
 
 
-def read(url: str, folders: list[Path]) -> bytes:
+def read_image_url(url: str, folders: list[Path]) -> bytes:
     """The bytes behind an image URL of OpenAI's schema: `data:…;base64,…`, or `file://` inside one of `folders`.
 
     Raises UserError for anything else; paths are compared with their links resolved.
     """
     if url[:5].lower() == "data:":
-        head, _, body = url.partition(",")
-        if not head.lower().endswith(";base64"):
+        header, _, body = url.partition(",")
+        if not header.lower().endswith(";base64"):
             raise UserError("an image in the request must be a base64 data URL: data:image/png;base64,…")
-        if len(body) <= 2 * LARGEST:
+        if len(body) <= 2 * MAX_IMAGE_BYTES:
             body = body.replace("\r", "").replace("\n", "")  # `base64 FILE` breaks its lines
-        if len(body) > LARGEST * 4 // 3:
-            raise UserError(f"the image is larger than {LARGEST >> 20} MiB")
+        if len(body) > MAX_IMAGE_BYTES * 4 // 3:
+            raise UserError(f"the image is larger than {MAX_IMAGE_BYTES >> 20} MiB")
         try:
             return base64.b64decode(body, validate=True)
         except ValueError:  # binascii's, or letters beyond ASCII
@@ -115,11 +115,11 @@ def read(url: str, folders: list[Path]) -> bytes:
         with open_regular(path) as file:
             # Where the open file lies, not where its name led a moment ago: a link could have come between.
             _require_inside(Path(os.readlink(f"/proc/self/fd/{file.fileno()}")), folders)
-            data = file.read(LARGEST + 1)
+            data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > LARGEST:
-        raise UserError(f"{path} is larger than {LARGEST >> 20} MiB")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise UserError(f"{path} is larger than {MAX_IMAGE_BYTES >> 20} MiB")
     return data
 
 
@@ -142,7 +142,7 @@ def register() -> None:
 
         def load_from_url(self, url: str, media_io: Any, *, fetch_timeout: int | None = None) -> Any:
             try:
-                return picture(read(url, allowed_folders()))
+                return decode_picture(read_image_url(url, allowed_folders()))
             except UserError as error:
                 raise ValueError(str(error)) from None
 

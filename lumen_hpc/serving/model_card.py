@@ -1,4 +1,4 @@
-"""The model card of an exported run: what was trained on what, how it did, what it must not be used for."""
+"""The model card of an exported run: its data, recipe and results, and what it must not be used for."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model_card(
         "the later; answers are greedy.",
         f"## Data\n\n{_data(model, settings, counts)}\n\n{DUTIES[settings.data.source]}",
         f"## Recipe\n\n{_recipe(base, settings)}",
-        f"## Results\n\n{_deeper(tables) or 'This run was not evaluated.'}",
+        f"## Results\n\n{_lower_headings(tables) or 'This run was not evaluated.'}",
         "## Controls\n\nThe same questions with the images swapped, repeated or taken from somebody else: a model "
         f"that looks must answer otherwise.\n\n{controls or 'This run asked no controls.'}",
         "## Limits\n\nOne hospital's data, one family of questions, answers in its own wording; no image outside "
@@ -82,8 +82,9 @@ def _front_matter(base: str, settings: Settings) -> str:
 def _data(model: str, settings: Settings, counts: Mapping[str, Any]) -> str:
     source = {"mimic": "MIMIC-CXR with Medical-Diff-VQA", "phantom": "phantom radiographs"}[settings.data.source]
     kinds = ", ".join(MODELS[model].trains_on)
-    known = f"{counts['kept']} questions kept of {counts['read']} read" if {"kept", "read"} <= set(counts) else ""
-    return f"{source}, questions of kind {kinds}. {known or 'The run has no counts.'}".rstrip()
+    has_counts = {"kept", "read"} <= set(counts)
+    sentence = "{kept} questions kept of {read} read".format_map(counts) if has_counts else "The run has no counts."
+    return f"{source}, questions of kind {kinds}. {sentence}"
 
 
 def _recipe(base: str, settings: Settings) -> str:
@@ -93,7 +94,7 @@ def _recipe(base: str, settings: Settings) -> str:
     return "\n".join(["| setting | value |", "|---|---|", *rows])
 
 
-def _deeper(markdown: str) -> str:
+def _lower_headings(markdown: str) -> str:
     """The report's headings one level down."""
     return "\n".join(f"#{line}" if line.startswith("#") else line for line in markdown.splitlines())
 
@@ -111,6 +112,6 @@ def _use(config: NVILAConfig) -> str:
 
 
 def _provenance(row: Mapping[str, Any]) -> str:
-    known = {key: row[key] for key in ("submitted", "git_commit", "code", "python") if row.get(key)}
-    known |= row.get("packages", {})
-    return "\n".join(f"- {key}: {value}" for key, value in known.items()) or "Unknown."
+    facts = {key: row[key] for key in ("submitted", "git_commit", "code", "python") if row.get(key)}
+    facts |= row.get("packages", {})
+    return "\n".join(f"- {key}: {value}" for key, value in facts.items()) or "Unknown."

@@ -1,7 +1,7 @@
 """Attention heads narrower than vLLM's kernels take, padded with zeros to the next width that they do.
 
 vLLM's CPU kernels start at heads of 32; the smallest test models have narrower ones. Zeros add nothing to a query's
-products with the keys, and what they add to the values is cut off again, so the result is the same.
+products with the keys, and what they add to the values is cut off, so the result is the same.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def pad_narrow_heads(layers: nn.ModuleList, vllm_config: VllmConfig) -> None:
         backend = getattr(attention, "attn_backend", None)
         if backend is None or backend.supports_head_size(attention.head_size):
             continue
-        wider = [size for size in backend.get_supported_head_sizes() if size > attention.head_size]
-        if wider:
-            layer.self_attn.attn = PaddedAttention(layer.self_attn, min(wider), vllm_config)
+        wider_sizes = [size for size in backend.get_supported_head_sizes() if size > attention.head_size]
+        if wider_sizes:
+            layer.self_attn.attn = PaddedAttention(layer.self_attn, min(wider_sizes), vllm_config)
 
 
 class PaddedAttention(nn.Module):
@@ -47,8 +47,8 @@ class PaddedAttention(nn.Module):
 
     def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         """[tokens, heads · head_size] each, to the same."""
-        out = self.attn(*(self._widened(x) for x in (query, key, value)))
-        return out.view(len(out), -1, self.width)[..., : self.head_size].flatten(1)
+        attended = self.attn(*(self._pad(x) for x in (query, key, value)))
+        return attended.view(len(attended), -1, self.width)[..., : self.head_size].flatten(1)
 
-    def _widened(self, x: torch.Tensor) -> torch.Tensor:
+    def _pad(self, x: torch.Tensor) -> torch.Tensor:
         return F.pad(x.view(len(x), -1, self.head_size), (0, self.width - self.head_size)).flatten(1)

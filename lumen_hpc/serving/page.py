@@ -35,7 +35,7 @@ from lumen_hpc.language.prediction_questions import templates
 from lumen_hpc.plain_text import visible
 
 from .answer_facts import read_facts
-from .media import LARGEST, picture, taken_on
+from .media import MAX_IMAGE_BYTES, acquisition_day, decode_picture
 from .question import require_days, require_no_mark, require_words
 
 HEADERS = {
@@ -45,10 +45,10 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
-LONGEST_TEXT = 10_000
+MAX_TEXT_LENGTH = 10_000
 """Characters of a question, and of the experts' words on an image."""
-READING = 4
-"""Requests with images that are read at a time; each may take 1 GiB while its image is decoded."""
+MAX_READERS = 4
+"""Requests with images that are read at once; each may take 1 GiB while its image is decoded."""
 QUESTIONS = {
     "diagnostic": [
         "what abnormalities are seen in this image?",
@@ -62,12 +62,12 @@ QUESTIONS = {
     "prediction": list(templates()),
 }
 """Questions of the dataset and of section 2.4, by kind; `{days}` takes the interval."""
-SHOWN = {"diagnostic": ("main",), "difference": ("reference", "main"), "prediction": ("reference",)}
-"""The images a kind of question shows, as in training."""
+IMAGES_OF_KIND = {"diagnostic": ("main",), "difference": ("reference", "main"), "prediction": ("reference",)}
+"""Kind of question → the images that it shows, as in training."""
 
 
 @dataclass
-class Ask:
+class PageQuestion:
     """One question as the page sends it."""
 
     kind: str
@@ -87,31 +87,31 @@ class Ask:
             texts += [*part, *part.values()]
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.interval, int | None):
             raise TypeError("a text or a number is of another type")
-        if self.kind not in SHOWN:
-            raise UserError(f"kind={self.kind!r}: takes one of {', '.join(SHOWN)}")
+        if self.kind not in IMAGES_OF_KIND:
+            raise UserError(f"kind={self.kind!r}: takes one of {', '.join(IMAGES_OF_KIND)}")
         try:
             "".join(texts).encode()
         except UnicodeEncodeError:
             raise UserError("a text holds half a character (a lone surrogate): type it again") from None
         require_no_mark(self.question, *self.experts.values())
-        if (longest := max(map(len, [self.question, *self.experts.values()]))) > LONGEST_TEXT:
-            raise UserError(f"a text of {longest} characters is too long: at most {LONGEST_TEXT} are taken")
+        if (length := max(map(len, [self.question, *self.experts.values()]))) > MAX_TEXT_LENGTH:
+            raise UserError(f"a text of {length} characters is too long: at most {MAX_TEXT_LENGTH} are taken")
         require_words(self.question)
         require_days(self.interval)
         if "{days}" in self.question and self.interval is None:
             raise UserError("this question needs the days between the images")
-        if lacking := [name for name in SHOWN[self.kind] if not self.images.get(name)]:
+        if missing_images := [name for name in IMAGES_OF_KIND[self.kind] if not self.images.get(name)]:
             names = {"reference": "the earlier radiograph", "main": "the radiograph"}
-            raise UserError(f"{names[lacking[0]]} is missing: this kind of question is about it")
+            raise UserError(f"{names[missing_images[0]]} is missing: this kind of question is about it")
 
     def content(self) -> list[dict[str, Any]]:
         """The message's parts: the text of training with its `<image>` marks, then the images in that order."""
-        shown = [{"study_id": name} for name in SHOWN[self.kind]]
-        asked = self.question.strip().replace("{days}", str(self.interval))
-        question = {"type": self.kind, "interval_days": self.interval, "question": asked}
+        studies = [{"study_id": name} for name in IMAGES_OF_KIND[self.kind]]
+        question_text = self.question.strip().replace("{days}", str(self.interval))
+        question = {"type": self.kind, "interval_days": self.interval, "question": question_text}
         experts = {name: text.strip() for name, text in self.experts.items()}
-        parts: list[dict[str, Any]] = [{"type": "text", "text": prompt(shown, question, experts)}]
-        for name in SHOWN[self.kind]:
+        parts: list[dict[str, Any]] = [{"type": "text", "text": prompt(studies, question, experts)}]
+        for name in IMAGES_OF_KIND[self.kind]:
             parts.append({"type": "image_url", "image_url": {"url": self.images[name]}})
         return parts
 
@@ -127,8 +127,8 @@ def application(
 ) -> Starlette:
     """The page's web application.
 
-    url, key: the model's server. page_key: what the page's own address carries. experts: from an image file to the
-    sentence that stands behind the image in the prompt; None leaves it to the user.
+    url, key: the model's server. page_key: part of the page's own address. experts: from an image file to the sentence
+    that follows the image in the prompt; None leaves it to the user.
     """
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
@@ -141,7 +141,7 @@ def application(
             Route("/page.css", page.style),
             Route("/page.js", page.script),
             Route("/questions", page.questions),
-            Route("/picture", page.read, methods=["POST"]),
+            Route("/picture", page.picture, methods=["POST"]),
             Route("/ask", page.ask, methods=["POST"]),
         ]
     )
@@ -150,120 +150,123 @@ def application(
 
 
 class _Page:
-    """What each address of the page answers; the arguments are those of `application`."""
+    """The handlers of the page's addresses; the arguments are those of `application`."""
 
     def __init__(self, client: Any, model: str, answer_tokens: int, experts: Callable[[bytes], str] | None) -> None:
         self._client, self._model, self._answer_tokens, self._experts = client, model, answer_tokens, experts
-        self._here, self._reading = Path(__file__).parent, asyncio.Semaphore(READING)
+        self._folder, self._readers = Path(__file__).parent, asyncio.Semaphore(MAX_READERS)
 
     async def index(self, request: Request) -> Response:
-        text = (self._here / "page.html").read_text().replace("{model}", html.escape(self._model))
+        text = (self._folder / "page.html").read_text().replace("{model}", html.escape(self._model))
         return Response(text, media_type="text/html", headers=HEADERS)
 
     async def style(self, request: Request) -> Response:
-        return Response((self._here / "page.css").read_bytes(), media_type="text/css", headers=HEADERS)
+        return Response((self._folder / "page.css").read_bytes(), media_type="text/css", headers=HEADERS)
 
     async def script(self, request: Request) -> Response:
-        return Response((self._here / "page.js").read_bytes(), media_type="text/javascript", headers=HEADERS)
+        return Response((self._folder / "page.js").read_bytes(), media_type="text/javascript", headers=HEADERS)
 
     async def questions(self, request: Request) -> Response:
         return JSONResponse(QUESTIONS, headers=HEADERS)
 
-    async def read(self, request: Request) -> Response:
+    async def picture(self, request: Request) -> Response:
         """An image file of the user's, decoded, with the experts' words on it."""
-        if _too_long(request, LARGEST):
-            return _error(f"the file is larger than {LARGEST >> 20} MiB", 413)
-        async with self._reading:
+        if _too_long(request, MAX_IMAGE_BYTES):
+            return _error_response(f"the file is larger than {MAX_IMAGE_BYTES >> 20} MiB", 413)
+        async with self._readers:
             data = await request.body()
             try:
-                found = await run_in_threadpool(decoded, data)
+                image = await run_in_threadpool(decode_image, data)
                 if self._experts:
-                    found["experts"] = await run_in_threadpool(self._experts, data)
-                return JSONResponse(found, headers=HEADERS)
+                    image["experts"] = await run_in_threadpool(self._experts, data)
+                return JSONResponse(image, headers=HEADERS)
             except UserError as error:
-                return _error(visible(str(error)))
+                return _error_response(visible(str(error)))
 
     async def ask(self, request: Request) -> Response:
         """The model's answer to an `Ask`, streamed."""
-        if _too_long(request, 3 * LARGEST):  # two images in base64
-            return _error("the request is too long", 413)
+        if _too_long(request, 3 * MAX_IMAGE_BYTES):  # two images in base64
+            return _error_response("the request is too long", 413)
         try:
-            async with self._reading:
-                asked = Ask(**await request.json())
+            async with self._readers:
+                question = PageQuestion(**await request.json())
         except UserError as error:
-            return _error(visible(str(error)))
+            return _error_response(visible(str(error)))
         except (TypeError, ValueError, RecursionError):
-            return _error("the request is not one of this page's")
-        return StreamingResponse(_answer(self._client, self._model, asked, self._answer_tokens),
+            return _error_response("the request is not one of this page's")
+        return StreamingResponse(_stream_answer(self._client, self._model, question, self._answer_tokens),
                                  media_type="application/x-ndjson", headers=HEADERS)  # fmt: skip
 
 
-async def _answer(client: Any, model: str, asked: Ask, answer_tokens: int) -> AsyncIterator[bytes]:
+async def _stream_answer(client: Any, model: str, question: PageQuestion, answer_tokens: int) -> AsyncIterator[bytes]:
     """Lines of JSON: `{"text"}` for each piece of the answer, then `{"answer", "facts", "note"}`; or `{"error"}`.
 
-    `note`: what must be known beside the answer; empty for one that the model ended itself.
+    `note`: what a reader must know of the answer; empty if the model ended it.
     """
     from httpx import HTTPError
     from openai import APIConnectionError, APIError
 
-    whole, note, ended = "", "", None
+    text, note, finish_reason = "", "", None
     try:
         stream = await client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": asked.content()}], stream=True, max_tokens=answer_tokens
+            model=model,
+            messages=[{"role": "user", "content": question.content()}],
+            stream=True,
+            max_tokens=answer_tokens,
         )
         async for event in stream:
             for choice in event.choices:
-                ended = choice.finish_reason or ended
-                if ended == "length":
+                finish_reason = choice.finish_reason or finish_reason
+                if finish_reason == "length":
                     note = f"Cut after {answer_tokens} tokens (predict.max_new_tokens)."
                 if piece := choice.delta.content:
-                    whole += piece
-                    yield _line({"text": visible(piece)})
-        if ended not in ("stop", "length"):  # vLLM's abort or error, or a stream that ends without a reason
-            yield _line({"error": "the model's server broke the answer off"})
+                    text += piece
+                    yield _json_line({"text": visible(piece)})
+        if finish_reason not in ("stop", "length"):  # vLLM's abort or error, or a stream that ends without a reason
+            yield _json_line({"error": "the model's server broke the answer off"})
             return
-        yield _line({"answer": visible(strip(whole)), "facts": read_facts(whole, asked.kind), "note": note})
+        yield _json_line({"answer": visible(strip(text)), "facts": read_facts(text, question.kind), "note": note})
     except (APIConnectionError, HTTPError):  # httpx's own, while an answer streams
-        yield _line({"error": "the model's server does not answer any more"})
+        yield _json_line({"error": "the model's server does not answer any more"})
     except APIError as error:
-        yield _line({"error": visible(error.message)})
+        yield _json_line({"error": visible(error.message)})
 
 
-def decoded(data: bytes) -> dict[str, Any]:
+def decode_image(data: bytes) -> dict[str, Any]:
     """An image file as the page shows and sends it: a PNG's data URL of 8 bits, its size, and the day it was taken.
 
     The same decoding as in training. Raises UserError for what cannot be read.
     """
-    image = picture(data)
-    out = io.BytesIO()
-    image.save(out, "PNG", compress_level=1)
-    url = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-    return {"url": url, "width": image.width, "height": image.height, "taken": taken_on(data)}
+    image = decode_picture(data)
+    png = io.BytesIO()
+    image.save(png, "PNG", compress_level=1)
+    url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    return {"url": url, "width": image.width, "height": image.height, "taken": acquisition_day(data)}
 
 
 class RequirePageKey:
-    """ASGI middleware: nothing but below `/KEY/`, where KEY is the page's key."""
+    """ASGI middleware: 401 outside `/KEY/`, where KEY is the page's key."""
 
     def __init__(self, app: Any, key: str) -> None:
         self._app, self._key = app, key
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            given = scope["path"].removeprefix("/").partition("/")[0]
-            if not hmac.compare_digest(given.encode(errors="replace"), self._key.encode()):
-                refused = Response("open the address that the server printed, its key included", 401, headers=HEADERS)
-                return await refused(scope, receive, send)
+            path_key = scope["path"].removeprefix("/").partition("/")[0]
+            if not hmac.compare_digest(path_key.encode(errors="replace"), self._key.encode()):
+                refusal = Response("open the address that the server printed, its key included", 401, headers=HEADERS)
+                return await refusal(scope, receive, send)
             scope = scope | {"root_path": f"/{self._key}"}
         await self._app(scope, receive, send)
 
 
 @contextmanager
-def serving(app: Starlette, listening: socket.socket):
+def serve(app: Starlette, listener: socket.socket):
     """Serve the page in a thread for the time of the block."""
     import uvicorn
 
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
-    thread = threading.Thread(target=server.run, args=[[listening]], daemon=True)
+    thread = threading.Thread(target=server.run, args=[[listener]], daemon=True)
     thread.start()
     try:
         yield
@@ -272,14 +275,14 @@ def serving(app: Starlette, listening: socket.socket):
         thread.join(timeout=10)
 
 
-def _too_long(request: Request, most: int) -> bool:
+def _too_long(request: Request, limit: int) -> bool:
     """Whether a request announces more bytes than `most`, or does not say how many."""
-    return int(request.headers.get("content-length", most + 1)) > most
+    return int(request.headers.get("content-length", limit + 1)) > limit
 
 
-def _error(message: str, status: int = 400) -> Response:
+def _error_response(message: str, status: int = 400) -> Response:
     return JSONResponse({"error": message}, status, headers=HEADERS)
 
 
-def _line(value: dict[str, Any]) -> bytes:
+def _json_line(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI-compatible server with this package's plugin, image reader and door, as one process.
+"""vLLM's OpenAI-compatible server with this package's plugin, image reader and guard, as one process.
 
 python -m lumen_hpc.serving.server FOLDER --host 127.0.0.1 --port 8000 …      (further options are vllm serve's)
 

@@ -1,4 +1,4 @@
-"""Starts the server, says where it listens, watches it, and takes it down.
+"""Starts the server, publishes its address, watches it, and stops it.
 
 Where it listens, its key and the ssh line are in `serve/server.json` of the run, readable by the user alone, as long
 as the server runs; `status` prints them. The key is new for every job and reaches the server by its environment.
@@ -32,7 +32,7 @@ from lumen_hpc.watchdog import Beat
 
 from . import guard
 
-FILE = "server.json"
+ADDRESS_FILE = "server.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,40 +73,40 @@ class Address:
         return shlex.join(["ssh", "-N", *tunnels, self.login])
 
     def lines(self) -> list[str]:
-        """What a user needs, a line each."""
-        found = [f"server   {self.url}  (model {self.model}, on {self.node})", f"key      {self.key}"]
+        """What a user needs, one fact per line."""
+        lines = [f"server   {self.url}  (model {self.model}, on {self.node})", f"key      {self.key}"]
         if self.ends:
             hours, minutes = divmod(max(int(self.ends - time.time()), 0) // 60, 60)
-            found.append(f"until    {datetime.fromtimestamp(self.ends):%Y-%m-%d %H:%M}, in {hours} h {minutes} min")
+            lines.append(f"until    {datetime.fromtimestamp(self.ends):%Y-%m-%d %H:%M}, in {hours} h {minutes} min")
         if self.page:
-            found.append(f"page     {self.page}")
+            lines.append(f"page     {self.page}")
         if self.ssh:
-            found.append(f"tunnel   {self.ssh}")
-            found.append(f"         then http://127.0.0.1:{self.port}/v1")
-        return found
+            lines.append(f"tunnel   {self.ssh}")
+            lines.append(f"         then http://127.0.0.1:{self.port}/v1")
+        return lines
 
 
 def read_address(folder: Path) -> Address | None:
-    """The address in a step's folder; None where no server runs, or another user says so: it would be called."""
+    """The address in a step's folder; None where no server runs, or another user wrote it: `status` would call it."""
     try:
-        return None if foreign(folder / FILE) else Address(**json.loads((folder / FILE).read_text()))
+        return None if foreign(folder / ADDRESS_FILE) else Address(**json.loads((folder / ADDRESS_FILE).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def listens(process: int, port: int) -> bool:
-    """Whether that very process of this machine listens at the port, which other users know and may take."""
+def is_listening(process: int, port: int) -> bool:
+    """Whether this process of this machine listens at the port; another user may have taken it."""
     import psutil
 
     try:
-        opened = psutil.Process(process).net_connections("tcp")
+        connections = psutil.Process(process).net_connections("tcp")
     except psutil.Error:  # it is gone, or another user's
         return False
-    return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in opened)
+    return any(connection.status == psutil.CONN_LISTEN and connection.laddr.port == port for connection in connections)
 
 
-def answers(host: str, port: int) -> bool:
-    """Whether a healthy server is there; only of use on its own node. It asks no proxy of the environment."""
+def is_healthy(host: str, port: int) -> bool:
+    """Whether a healthy server answers, asked on its own node and without the environment's proxies."""
     connection = http.client.HTTPConnection(host, port, timeout=2)
     try:
         connection.request("GET", "/health")
@@ -118,10 +118,10 @@ def answers(host: str, port: int) -> bool:
 
 
 @contextmanager
-def published(folder: Path, address: Address) -> Iterator[None]:
+def publish(folder: Path, address: Address) -> Iterator[None]:
     """Keeps the address in a file of mode 600 for the time of the block."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / FILE
+    file = folder / ADDRESS_FILE
     file.unlink(missing_ok=True)
     handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "w") as out:
@@ -136,7 +136,7 @@ def new_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-def listening_host(listen: str) -> str:
+def host_address(listen: str) -> str:
     """The address that `profile.data_use.listen` means on this machine: `loopback` or `node`; never all interfaces."""
     return "127.0.0.1" if listen == "loopback" else socket.gethostbyname(socket.gethostname())
 
@@ -157,8 +157,10 @@ def free_port(host: str, requested: int, setting: str = "serve.port") -> int:
         return probe.getsockname()[1]
 
 
-def arguments(settings: Serve, folder: Path, template: Path, dtype: str, host: str, port: int, gpu: bool) -> list[str]:
-    """The words behind `python -m lumen_hpc.serving.server`; greedy unless a request says otherwise."""
+def server_arguments(
+    settings: Serve, folder: Path, template: Path, dtype: str, host: str, port: int, gpu: bool
+) -> list[str]:
+    """The arguments of `python -m lumen_hpc.serving.server`; answers are greedy unless a request asks otherwise."""
     words = [
         str(folder), "--host", host, "--port", str(port),
         "--served-model-name", settings.model,
@@ -184,7 +186,7 @@ def arguments(settings: Serve, folder: Path, template: Path, dtype: str, host: s
     return words
 
 
-def environment(settings: Serve, key: str) -> dict[str, str]:
+def server_environment(settings: Serve, key: str) -> dict[str, str]:
     """What the server's process gets beside the job's own environment."""
     from . import media  # torch: `status` reads addresses without it
 
@@ -216,10 +218,10 @@ class Server:
         return self._process.pid
 
     def wait_until_ready(self, host: str, port: int, should_stop: Callable[[], bool], beat: Beat) -> bool:
-        """True once it answers; False if a stop was asked meanwhile. Raises UserError if it ends before."""
+        """True once it answers; False if it should stop first. Raises UserError if it ends before."""
         while not should_stop():
             self.require_alive()
-            if listens(self.pid, port) and answers(host, port):
+            if is_listening(self.pid, port) and is_healthy(host, port):
                 return True
             beat("loading the model")
             time.sleep(0.5)
@@ -231,7 +233,7 @@ class Server:
             raise UserError(explain(self._log.read_text(errors="replace"), self._process.returncode, self._log))
 
     def stop(self) -> None:
-        """Gives running answers a while to end, then ends the process."""
+        """Gives running answers 20 s to end, then ends the process."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(timeout=20)
@@ -243,7 +245,7 @@ class Server:
         self._out.close()
 
 
-_CAUSES = (  # vLLM's own words, which tests/serving/test_supervisor.py looks up in the installed version
+_CAUSES = (  # vLLM's own messages; tests/serving/test_supervisor.py finds them in the installed version
     ("Free memory on device", "serve.gpu_memory asks for more GPU memory than is free: lower it, or take a free GPU"),
     ("No available memory for the cache blocks", "the GPU's memory is too small for this model and "
      "serve.max_model_len: lower serve.max_model_len, raise serve.gpu_memory or serve.tensor_parallel"),
@@ -260,15 +262,15 @@ _CAUSES = (  # vLLM's own words, which tests/serving/test_supervisor.py looks up
 
 def explain(log: str, code: int, path: Path) -> str:
     """One line on why a server ended: the setting that would help, or its last error."""
-    longest = re.search(r"estimated maximum model length is (\d+)", log)
-    fitting = f" ({longest[1]} fits)" if longest else ""
+    model_length = re.search(r"estimated maximum model length is (\d+)", log)
+    fitting = f" ({model_length[1]} fits)" if model_length else ""
     for words, hint in _CAUSES:
         if words.lower() in log.lower():
             return f"the server ended: {hint.format(fitting=fitting)} (log: {path})"
-    if ours := re.findall(r"\bUserError: (.+)", log):  # of a process whose end vLLM then reports
-        return f"the server ended: {ours[-1].strip()} (log: {path})"
+    if user_errors := re.findall(r"\bUserError: (.+)", log):  # of a process whose end vLLM then reports
+        return f"the server ended: {user_errors[-1].strip()} (log: {path})"
     if code == -signal.SIGKILL:
         return f"the server was killed, as where memory runs out: raise profile.resources.gpu.mem_gb (log: {path})"
-    others = ("See root cause above", "WARNING")
-    errors = [line.strip() for line in log.splitlines() if "Error" in line and not any(map(line.__contains__, others))]
+    noise = ("See root cause above", "WARNING")
+    errors = [line.strip() for line in log.splitlines() if "Error" in line and not any(map(line.__contains__, noise))]
     return f"the server ended with code {code}: {errors[-1] if errors else 'it left no error'} (log: {path})"

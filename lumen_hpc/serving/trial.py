@@ -1,4 +1,4 @@
-"""Whether vLLM answers as the native engine does on this machine: both are asked about a small random NVILA.
+"""Whether vLLM answers as the native engine does on this machine: both run a small random NVILA.
 
 python -m lumen_hpc.serving.trial        prints `equal`, or how the two differ
 """
@@ -13,19 +13,19 @@ from typing import Any
 
 QUESTIONS = ("What has changed?", "Is there a pneumothorax?", "What will change in 3 days?")
 EQUAL = "equal"
-LONGEST = 600
+TIMEOUT_S = 600
 """Seconds of a trial; half a minute is usual, most of it vLLM's start."""
 
 
 def try_vllm() -> str:
-    """Why vLLM had better not answer here; empty if it may. The trial is a process of its own, with its own memory."""
+    """Why vLLM must not answer here; empty if it may. The trial is a process of its own, with its own memory."""
     command = [sys.executable, "-m", __name__]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LONGEST)
+        trial = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return f"it did not answer within {LONGEST} s"
-    lines = (done.stdout + done.stderr).strip().splitlines() or [f"it ended with code {done.returncode}"]
-    return "" if EQUAL in done.stdout.splitlines() else lines[-1][:300]
+        return f"it did not answer within {TIMEOUT_S} s"
+    lines = (trial.stdout + trial.stderr).strip().splitlines() or [f"it ended with code {trial.returncode}"]
+    return "" if EQUAL in trial.stdout.splitlines() else lines[-1][:300]
 
 
 def compare(folder: Path) -> str:
@@ -43,10 +43,10 @@ def compare(folder: Path) -> str:
     nvila.save(make_tiny(QUESTIONS, aspect="dynamic_s2", projector="mlp_downsample", **sizes), folder)
     rng = np.random.default_rng(0)
     before, after = (rng.integers(0, 256, (120, 90 + 30 * n), dtype=np.uint8) for n in range(2))
-    shown: tuple[list[Any], ...] = ([before, after], [after, before], [after], [])
+    image_sets: tuple[list[Any], ...] = ([before, after], [after, before], [after], [])
     records = [
         {"images": images, "conversations": [{"from": "human", "value": "<image>" * len(images) + question}]}
-        for images in shown
+        for images in image_sets
         for question in QUESTIONS
     ]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,11 +54,11 @@ def compare(folder: Path) -> str:
     inputs = native.preprocess(records, generation=True, inline=True)
     expected = [answer.ids for answer in native.generate(inputs, max_new_tokens=16)]
     model = VLLMModel(folder, dtype="float32", max_model_len=1024, gpu_memory=0.3)
-    found = [answer.ids for answer in model.generate(records, max_new_tokens=16)]
-    for record, one, other in zip(records, expected, found, strict=True):
-        if one != other:
-            asked = record["conversations"][0]["value"]
-            return f"a small model answers {asked!r} with tokens {other}, natively with {one}"
+    vllm_ids = [answer.ids for answer in model.generate(records, max_new_tokens=16)]
+    for record, native_answer, vllm_answer in zip(records, expected, vllm_ids, strict=True):
+        if native_answer != vllm_answer:
+            prompt_text = record["conversations"][0]["value"]
+            return f"a small model answers {prompt_text!r} with tokens {vllm_answer}, natively with {native_answer}"
     return EQUAL
 
 

@@ -21,9 +21,9 @@ Record = dict[str, Any]
 
 
 class VLLMModel:
-    """An NVILA checkpoint in vLLM; where answers are asked it stands for `nvila.NVILA`.
+    """An NVILA checkpoint in vLLM; it replaces `nvila.NVILA` where questions are answered.
 
-    Every call of `generate` starts with an empty prefix cache, so that its answers hang on its records alone. Within
+    Every call of `generate` starts with an empty prefix cache, so that its answers depend on its records alone. Within
     a call, questions about the same images follow one another and share their tokens.
     """
 
@@ -79,14 +79,14 @@ class VLLMModel:
 
         `Answer.yes` is there where one of the records is an outcome question.
         """
-        weighs = any(record.get("meta", {}).get("type") == "outcome" for record in records)
+        has_outcomes = any(record.get("meta", {}).get("type") == "outcome" for record in records)
         tokenizer = self.preprocessor.tokenizer
         yes, no = first_tokens(tokenizer)
-        ends = line_ends(tokenizer)
-        found = self.ask(records, max_new_tokens, **({"logprob_token_ids": [*yes, *no]} if weighs else {}))
+        end_ids = line_ends(tokenizer)
+        outputs = self.ask(records, max_new_tokens, **({"logprob_token_ids": [*yes, *no]} if has_outcomes else {}))
         return [
-            Answer(tokenizer.decode(ids), ids, _weighed(output, yes, no, ends) if weighs else None)
-            for ids, output in found
+            Answer(tokenizer.decode(ids), ids, _yes_probability(output, yes, no, end_ids) if has_outcomes else None)
+            for ids, output in outputs
         ]
 
     def ask(
@@ -111,10 +111,10 @@ class VLLMModel:
         return [(list(outputs[place].outputs[0].token_ids), outputs[place]) for place in range(len(records))]
 
 
-def _weighed(output: Any, yes: Sequence[int], no: Sequence[int], ends: Sequence[int]) -> float:
+def _yes_probability(output: Any, yes: Sequence[int], no: Sequence[int], end_ids: Sequence[int]) -> float:
     """Probability of the tokens `yes` against the tokens `no` at an answer's first place, as `Answer.yes` has it."""
     ids = output.outputs[0].token_ids
-    place = max((place for place, token in enumerate(ids[:-1], 1) if token in ends), default=0)
+    place = max((place for place, token in enumerate(ids[:-1], 1) if token in end_ids), default=0)
     first = output.outputs[0].logprobs[place]
     likelier, other = (torch.tensor([first[token].logprob for token in side]).logsumexp(0) for side in (yes, no))
     return torch.sigmoid(likelier - other).item()

@@ -52,7 +52,7 @@ class ProcessingInfo(BaseProcessingInfo):
 
     @property
     def nvila(self) -> NVILAConfig:
-        return opened(self.get_hf_config().folder).config
+        return open_preprocessor(self.get_hf_config().folder).config
 
     def get_hf_processor(self, **options: Any) -> PictureProcessor:
         return PictureProcessor(self.nvila, **self.ctx.get_merged_mm_kwargs(options))
@@ -75,13 +75,13 @@ def picture_tokens(config: NVILAConfig, width: int, height: int) -> int:
 
 
 @lru_cache(maxsize=4)
-def opened(folder: str) -> Preprocessor:
+def open_preprocessor(folder: str) -> Preprocessor:
     """A folder's configuration and tokenizer, read once a process: vLLM asks with every request."""
     return Preprocessor.open(folder)
 
 
 class PictureProcessor:
-    """Stands where vLLM calls a Hugging Face processor: pictures to uint8 tiles, text left to vLLM.
+    """Replaces a Hugging Face processor in vLLM: pictures to uint8 tiles; vLLM handles the text.
 
     exact: PIL's pixels (the default), or faster ones within 2 grey levels of them.
     """
@@ -91,12 +91,14 @@ class PictureProcessor:
 
     def __call__(self, images: Any = (), **_: Any) -> BatchFeature:
         """`tiles`, a uint8 tensor [n, 1 or 3, S, S] a picture; `block`, int64 [pictures, 2], (-1, -1) for one tile."""
-        cut = [preprocess_images([_greyed(image)], self.config, exact=self.exact) for image in images]
-        blocks = [(-1, -1) if one.blocks[0] is None else one.blocks[0] for one in cut]
-        return BatchFeature({"tiles": [one.tiles for one in cut], "block": torch.tensor(blocks).view(-1, 2)})
+        pictures = [preprocess_images([_as_grey(image)], self.config, exact=self.exact) for image in images]
+        blocks = [(-1, -1) if picture.blocks[0] is None else picture.blocks[0] for picture in pictures]
+        return BatchFeature(
+            {"tiles": [picture.tiles for picture in pictures], "block": torch.tensor(blocks).view(-1, 2)}
+        )
 
 
-def _greyed(image: Any) -> Any:
+def _as_grey(image: Any) -> Any:
     """One channel for a picture whose three are equal, as every radiograph's are after vLLM decoded it to RGB."""
     if getattr(image, "mode", "") != "RGB":
         return image
@@ -119,7 +121,7 @@ class PictureMultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
     """Replaces each `<image>` of a prompt with its picture's places."""
 
     def apply(self, inputs: Any, *context: Any, **more: Any) -> Any:
-        """As vLLM's, but pictures are told apart by their pixels alone.
+        """As vLLM's, but only pixels identify a picture.
 
         A request may name its pictures (`uuid`), and vLLM answers about the first picture that had the name, whatever
         the request shows. ValueErrors become its answers 400.
@@ -127,7 +129,11 @@ class PictureMultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
         pictures = list(inputs.mm_data_items.get("image", ()))
         if any(picture is None for picture in pictures):
             raise ValueError("an image is given by its uuid alone: send the image itself")
-        mark = IMAGE if isinstance(inputs.prompt, str) else opened(self.info.get_hf_config().folder).tokenizer.image
+        mark = (
+            IMAGE
+            if isinstance(inputs.prompt, str)
+            else open_preprocessor(self.info.get_hf_config().folder).tokenizer.image
+        )
         if inputs.prompt.count(mark) < len(pictures):
             raise ValueError("the prompt was cut before an image: leave truncate_prompt_tokens out")
         return super().apply(replace(inputs, mm_uuid_items=None), *context, **more)
@@ -137,7 +143,7 @@ class PictureMultiModalProcessor(BaseMultiModalProcessor[ProcessingInfo]):
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         """`<image>` → its features and their newline; with `dynamic`, for each tile, and a newline of text between."""
-        config, tokenizer = self.info.nvila, opened(self.info.get_hf_config().folder).tokenizer
+        config, tokenizer = self.info.nvila, open_preprocessor(self.info.get_hf_config().folder).tokenizer
 
         def replacement(place: int) -> PromptUpdateDetails:
             item = out_mm_kwargs["image"][place]
@@ -174,7 +180,7 @@ class NVILAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA)
         super().__init__()
         hf = vllm_config.model_config.hf_config
         self.config = hf
-        self.nvila = opened(hf.folder).config
+        self.nvila = open_preprocessor(hf.folder).config
         tower = SiglipVisionConfig(**self.nvila.vision_tower | {"vision_use_head": False})
         tower._attn_implementation = "sdpa"
         self.vision_tower = SiglipVisionModel(tower)
@@ -186,7 +192,7 @@ class NVILAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA)
             architectures=["Qwen2ForCausalLM"],
         )
         pad_narrow_heads(self.language_model.model.layers, vllm_config)
-        image = opened(hf.folder).tokenizer.image
+        image = open_preprocessor(hf.folder).tokenizer.image
         self.configure_mm_token_handling(vocab_size=hf.text_config.vocab_size, mm_token_ids=[image])
         self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
@@ -213,8 +219,8 @@ class NVILAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA)
         ).features
         if self.nvila.aspect != "dynamic":
             return pictures
-        rest = iter(pictures)
-        return [torch.cat([next(rest) for _ in range(count)]) for count in counts]
+        tile_features = iter(pictures)
+        return [torch.cat([next(tile_features) for _ in range(count)]) for count in counts]
 
     def forward(
         self,
@@ -230,10 +236,10 @@ class NVILAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA)
         return self.language_model.compute_logits(hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Read the folder in either layout; vLLM's own reader, which knows flat folders only, is left alone."""
-        return AutoWeightsLoader(self).load_weights(self._stored(), mapper=self.hf_to_vllm_mapper)
+        """Read the folder in either layout; vLLM's own reader, which knows only flat folders, is not used."""
+        return AutoWeightsLoader(self).load_weights(self._stored_weights(), mapper=self.hf_to_vllm_mapper)
 
-    def _stored(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _stored_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, tensor, _ in read_weights(self.config.folder):
             if name != "llm.lm_head.weight" or not self.config.text_config.tie_word_embeddings:
                 yield name, tensor

@@ -28,8 +28,8 @@ def test_a_run_with_a_removed_setting_goes_on_with_a_warning(tmp_path: Path, cap
     resolve(["stage=full", "run=old", f"runs={tmp_path}"])
     config_file.load(path)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "lumen: command line: predict.compiled is gone and has no effect"
-    assert lines[-1] == f"lumen: {path}: predict.compiled is gone and has no effect"
+    assert lines[0] == "lumen: command line: predict.compiled is removed and has no effect"
+    assert lines[-1] == f"lumen: {path}: predict.compiled is removed and has no effect"
 
 
 def test_an_empty_mapping_takes_the_place_of_one(tmp_path: Path):

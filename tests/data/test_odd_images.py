@@ -21,7 +21,7 @@ uid = pydicom.uid
 every_look = pytest.mark.parametrize("look", [images.check, images.check_header, images.decode])
 every_read = pytest.mark.parametrize("look", [images.check, images.decode])
 read_or_served = pytest.mark.parametrize(
-    "look", [images.check, images.decode, lambda path: media.picture(path.read_bytes(), str(path))]
+    "look", [images.check, images.decode, lambda path: media.decode_picture(path.read_bytes(), str(path))]
 )
 
 

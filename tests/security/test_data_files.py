@@ -117,12 +117,12 @@ def scans(count: int, side: int = 256) -> bytes:
 def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path):
     """4,096 x 4,096 px in 100 kB take most of a minute, in every epoch; the largest image in 10 MB, seven hours."""
     (tmp_path / "image.jpg").write_bytes(scans(5000))
-    for read in (decode, check, lambda path: media.picture(path.read_bytes())):
+    for read in (decode, check, lambda path: media.decode_picture(path.read_bytes())):
         with pytest.raises(UserError, match=r"a JPEG of 50\d\d scans; an image has at most 100"):
             read(tmp_path / "image.jpg")
     (tmp_path / "image.jpg").write_bytes(scans(1))
     assert decode(tmp_path / "image.jpg").pixels.shape == (256, 256)
-    assert media.picture(scans(1)).size == (256, 256)
+    assert media.decode_picture(scans(1)).size == (256, 256)
 
 
 def test_a_text_chunk_of_a_png_does_not_unpack_without_end():
@@ -139,8 +139,8 @@ def test_a_text_chunk_of_a_png_does_not_unpack_without_end():
         data = whole[:33] + chunk + whole[33:]
         tracemalloc.start()
         try:
-            media.picture(data)
-            media.taken_on(data)
+            media.decode_picture(data)
+            media.acquisition_day(data)
         except UserError:
             pass
         finally:
@@ -153,7 +153,7 @@ def test_a_png_of_two_sizes_is_refused(tmp_path):
     whole = png(np.zeros((8, 8), np.uint8))
     second = _chunk(b"IHDR", struct.pack(">IIBBBBB", 13_000, 13_000, 8, 0, 0, 0, 0))
     (tmp_path / "image.png").write_bytes(whole[:33] + second + whole[33:])
-    for read in (decode, check, check_header, lambda path: media.picture(path.read_bytes())):
+    for read in (decode, check, check_header, lambda path: media.decode_picture(path.read_bytes())):
         with pytest.raises(UserError, match="a second IHDR"):
             read(tmp_path / "image.png")
 
@@ -181,13 +181,13 @@ def test_a_date_of_any_bytes_is_no_date():
         out = io.BytesIO()
         image.save(out, kind, exif=exif)
         data = out.getvalue()
-        assert media.taken_on(data) == "2150-08-10"
+        assert media.acquisition_day(data) == "2150-08-10"
         place = data.index(b"Exif\0\0") if kind == "JPEG" else data.index(b"eXIf")
         for _ in range(300):
             broken = bytearray(data)
             for _ in range(seeds.randrange(1, 12)):
                 broken[place + seeds.randrange(6, 140) % (len(data) - place)] = seeds.randrange(256)
-            media.taken_on(bytes(broken))
+            media.acquisition_day(bytes(broken))
 
 
 @pytest.mark.parametrize(
@@ -200,4 +200,4 @@ def test_a_date_of_a_dicom_is_one_or_nothing(value):
     for tag in (0x00080020, 0x00080022):
         dataset.add(pydicom.DataElement(tag, "LO", value))
     dataset.save_as(out)
-    assert media.taken_on(out.getvalue()) == ("2150-08-10" if value == "21500810" else None)
+    assert media.acquisition_day(out.getvalue()) == ("2150-08-10" if value == "21500810" else None)

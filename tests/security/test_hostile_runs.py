@@ -309,12 +309,12 @@ def test_a_strangers_server_is_neither_called_nor_shown(run, monkeypatch):
     address = {"host": "127.0.0.1", "port": 1, "key": "k", "node": "-oProxyCommand=sh", "login": "x"}
     monkeypatch.setattr(socket, "gethostname", lambda: address["node"])
     (run / "serve").mkdir()
-    (run / "serve" / supervisor.FILE).write_text(json.dumps(address))
+    (run / "serve" / supervisor.ADDRESS_FILE).write_text(json.dumps(address))
     called: list[tuple] = []
-    monkeypatch.setattr(supervisor, "listens", lambda *place: called.append(place) or True)
+    monkeypatch.setattr(supervisor, "is_listening", lambda *place: called.append(place) or True)
     opened = Run(run, Settings(), Profile())
     assert status.server(opened) and called, "the attack must work without the guard"
-    os.chown(run / "serve" / supervisor.FILE, STRANGER, -1)
+    os.chown(run / "serve" / supervisor.ADDRESS_FILE, STRANGER, -1)
     called.clear()
     assert status.server(opened) == [] and called == []
 

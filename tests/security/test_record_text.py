@@ -291,7 +291,7 @@ def test_the_server_logs_no_request(tmp_path):
     from lumen_hpc.config.schema import Serve
     from lumen_hpc.serving import supervisor
 
-    words = supervisor.arguments(Serve(), tmp_path, tmp_path / "t", "float32", "127.0.0.1", 1, False)
+    words = supervisor.server_arguments(Serve(), tmp_path, tmp_path / "t", "float32", "127.0.0.1", 1, False)
     assert {"--disable-log-stats", "--disable-uvicorn-access-log"} <= set(words)
     assert not {word for word in words if "log-requests" in word or "log-outputs" in word}
 
@@ -326,8 +326,8 @@ ELEMENTS = {
 
 READERS = {
     "prepare": images.check, "its headers": images.check_header, "experts": images.decode,
-    "training": lambda path: size_of(str(path)), "ask": lambda path: media.picture(path.read_bytes()),
-    "its day": lambda path: media.taken_on(path.read_bytes()),
+    "training": lambda path: size_of(str(path)), "ask": lambda path: media.decode_picture(path.read_bytes()),
+    "its day": lambda path: media.acquisition_day(path.read_bytes()),
 }  # fmt: skip
 
 

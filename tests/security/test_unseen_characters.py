@@ -128,10 +128,10 @@ class Model:
 
 @pytest.mark.parametrize("pieces", [[ATTACK], list(ATTACK)])
 def test_the_page_beside_the_server_shows_none(pieces):
-    asked = page.Ask("diagnostic", "what?", {"main": "data:image/png;base64,"})
+    asked = page.PageQuestion("diagnostic", "what?", {"main": "data:image/png;base64,"})
 
     async def lines() -> list[dict]:
-        return [json.loads(line) async for line in page._answer(Model(pieces), "lumen", asked, 8)]
+        return [json.loads(line) async for line in page._stream_answer(Model(pieces), "lumen", asked, 8)]
 
     shown = asyncio.run(lines())
     assert attacked("".join(line.get("text", "") for line in shown)) == []

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from lumen_hpc.serving import page
-from lumen_hpc.serving.media import picture, read
+from lumen_hpc.serving.media import decode_picture, read_image_url
 from lumen_hpc.serving.supervisor import listen
 
 expect.set_options(timeout=60_000)  # a machine under load answers late
@@ -69,7 +69,11 @@ class Model:
         return self.asked[place]["body"]["messages"][0]["content"]
 
     def images(self, place: int) -> list[Image.Image]:
-        return [picture(read(part["image_url"]["url"], [])) for part in self.parts(place) if part["type"] != "text"]
+        return [
+            decode_picture(read_image_url(part["image_url"]["url"], []))
+            for part in self.parts(place)
+            if part["type"] != "text"
+        ]
 
 
 def _chunk(text: str, ends: str | None = None) -> dict:
@@ -79,7 +83,7 @@ def _chunk(text: str, ends: str | None = None) -> dict:
 
 @contextmanager
 def _listening(app):
-    with listen("127.0.0.1", 0, "port") as opened, page.serving(app, opened):
+    with listen("127.0.0.1", 0, "port") as opened, page.serve(app, opened):
         yield f"http://127.0.0.1:{opened.getsockname()[1]}"
 
 

@@ -257,11 +257,11 @@ def test_facts_are_the_readers(kind, answer, facts):
 def test_a_question_that_cannot_be_asked_is_refused(given, message):
     good = {"kind": "difference", "question": "What?", "images": {"reference": "data:…", "main": "data:…"}}
     with pytest.raises(UserError, match=message):
-        page.Ask(**good | given)
+        page.PageQuestion(**good | given)
 
 
 def test_a_prediction_never_shows_the_later_image():
-    asked = page.Ask("prediction", "What in {days} days?", {"reference": "data:a", "main": "data:b"}, {}, 30)
+    asked = page.PageQuestion("prediction", "What in {days} days?", {"reference": "data:a", "main": "data:b"}, {}, 30)
     text, *images = asked.content()
     assert text["text"] == "<image>\nWhat in 30 days?"
     assert [image["image_url"]["url"] for image in images] == ["data:a"]

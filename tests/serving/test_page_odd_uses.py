@@ -108,4 +108,4 @@ def test_answers_of_any_length_and_script_stay_within_the_window(browser_page, f
 def test_more_days_than_a_life_has_are_refused(days):
     asked = {"kind": "prediction", "question": "what?", "images": {"reference": "data:,"}, "interval": days}
     with pytest.raises(UserError, match=r"days between the images: at most 36525, a century"):
-        page.Ask(**json.loads(json.dumps(asked)))
+        page.PageQuestion(**json.loads(json.dumps(asked)))

@@ -53,7 +53,7 @@ def test_auto_is_vllm_where_it_is_installed_on_a_gpu_and_equals_native(monkeypat
 def test_the_trial_of_vllm_is_passed_here_and_failed_by_another_answer(tmp_path, monkeypatch):
     pytest.importorskip("vllm")
     assert trial.try_vllm() == ""
-    monkeypatch.setattr(trial, "LONGEST", 0.01)
+    monkeypatch.setattr(trial, "TIMEOUT_S", 0.01)
     assert "did not answer within" in trial.try_vllm()
     from lumen_hpc.serving import vllm_answerer
 

@@ -34,7 +34,7 @@ def _address(**more) -> supervisor.Address:
 
 def test_the_address_is_readable_by_the_user_alone_and_goes_with_the_server(tmp_path):
     (tmp_path / "server.json").write_text("left by a killed server")
-    with supervisor.published(tmp_path, _address()):
+    with supervisor.publish(tmp_path, _address()):
         file = tmp_path / "server.json"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert supervisor.read_address(tmp_path) == _address()
@@ -58,8 +58,8 @@ def test_the_end_of_a_job_with_a_time_limit_is_shown():
 
 
 def test_a_server_never_listens_on_all_interfaces():
-    assert supervisor.listening_host("loopback") == "127.0.0.1"
-    assert supervisor.listening_host("node") not in ("0.0.0.0", "")
+    assert supervisor.host_address("loopback") == "127.0.0.1"
+    assert supervisor.host_address("node") not in ("0.0.0.0", "")
 
 
 def test_a_taken_port_is_named():
@@ -76,8 +76,8 @@ def test_a_taken_port_is_named():
 
 def test_the_key_is_on_no_command_line(tmp_path):
     settings = Serve(images=[str(tmp_path)])
-    words = supervisor.arguments(settings, tmp_path, tmp_path / "t", "float32", "127.0.0.1", 8000, gpu=False)
-    variables = supervisor.environment(settings, "the-key")
+    words = supervisor.server_arguments(settings, tmp_path, tmp_path / "t", "float32", "127.0.0.1", 8000, gpu=False)
+    variables = supervisor.server_environment(settings, "the-key")
     assert "the-key" not in " ".join(words)
     assert variables[guard.KEY] == "the-key" and variables[media.FOLDERS] == json.dumps([str(tmp_path)])
     assert len({supervisor.new_key() for _ in range(50)}) == 50 and len(supervisor.new_key()) >= 40
@@ -183,8 +183,8 @@ def test_images_are_read_from_the_request_and_from_allowed_folders_only(tmp_path
     (tmp_path / "in" / "link.png").symlink_to(outside)
     folders = [tmp_path / "in"]
     for head in ("data:image/png;base64", "DATA:IMAGE/PNG;BASE64", "data:image/png;name=a.png;base64"):
-        assert media.read(f"{head},{base64.b64encode(data).decode()}", folders) == data
-    assert media.read(f"file://{tmp_path}/in/a%20b.png", folders) == data
+        assert media.read_image_url(f"{head},{base64.b64encode(data).decode()}", folders) == data
+    assert media.read_image_url(f"file://{tmp_path}/in/a%20b.png", folders) == data
     for url, message in (
         (f"file://{outside}", "lies outside the folders of serve.images"),
         (f"file://{tmp_path}/in/link.png", "lies outside"),
@@ -199,8 +199,8 @@ def test_images_are_read_from_the_request_and_from_allowed_folders_only(tmp_path
         ("file://[x/a.png", "the address of an image is none"),
     ):
         with pytest.raises(UserError, match=message):
-            media.read(url, folders)
-    assert np.array_equal(media.picture(data), pixels)
+            media.read_image_url(url, folders)
+    assert np.array_equal(media.decode_picture(data), pixels)
 
 
 def test_a_radiograph_of_16_bits_is_refused_and_a_dicom_decoded_as_in_training():
@@ -208,16 +208,16 @@ def test_a_radiograph_of_16_bits_is_refused_and_a_dicom_decoded_as_in_training()
 
     deep = _png((np.arange(64, dtype=np.uint16) * 1000).reshape(8, 8))
     with pytest.raises(UserError, match="a PNG of 16 bits"):
-        media.picture(deep)
+        media.decode_picture(deep)
     path = get_testdata_file("RG1_UNCR.dcm") or get_testdata_file("CT_small.dcm")
     with open(path, "rb") as file:
-        assert np.array_equal(media.picture(file.read()), grey_levels(path))
+        assert np.array_equal(media.decode_picture(file.read()), grey_levels(path))
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", _png(np.zeros((40, 40), np.uint8))[:45]])
 def test_what_is_no_image_is_said_in_one_line(data):
     with pytest.raises(UserError, match=r"the image (is truncated|cannot be read: give a whole JPG, PNG or DICOM)"):
-        media.picture(data)
+        media.decode_picture(data)
 
 
 def test_a_killed_server_takes_its_engine_along_and_says_what_may_have_killed_it(tmp_path, monkeypatch):
@@ -242,9 +242,9 @@ def test_a_killed_server_takes_its_engine_along_and_says_what_may_have_killed_it
 
 def test_settings_reach_the_server(tmp_path):
     settings = Serve(max_images=2, max_model_len=512, tensor_parallel=4, gpu_memory=0.5)
-    words = supervisor.arguments(settings, tmp_path, tmp_path / "t", "bfloat16", "127.0.0.1", 8000, gpu=True)
+    words = supervisor.server_arguments(settings, tmp_path, tmp_path / "t", "bfloat16", "127.0.0.1", 8000, gpu=True)
     assert "--cpu-offload-gb" not in words
-    offloading = supervisor.arguments(
+    offloading = supervisor.server_arguments(
         replace(settings, cpu_offload_gb=4.0), tmp_path, tmp_path / "t", "bfloat16", "127.0.0.1", 8000, gpu=True
     )
     assert offloading[offloading.index("--cpu-offload-gb") + 1] == "4.0"
