@@ -27,7 +27,7 @@ from lumen_hpc.config.schema import EngineSettings
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language import prompting
 from lumen_hpc.language.engine import open_engine
-from sandbox.fact_cases import CASES, changed_names, checked, measured
+from sandbox.fact_cases import CASES, changed_names, check_cases, count_outcomes
 from sandbox.lookalike import write
 from sandbox.small_models import smollm2
 from sandbox.usage import explain
@@ -58,16 +58,16 @@ def row(name: str, counts: Counter, kinds: set[str]) -> str:
 
 
 def cases(path: Path) -> None:
-    began = time.process_time()
-    counts, wrong = measured(checked(path))
-    spent = time.process_time() - began
+    start_time = time.process_time()
+    counts, misjudged = count_outcomes(check_cases(path))
+    seconds = time.process_time() - start_time
     kinds = dict.fromkeys(kind for kind, _, _ in counts)
     print(f"{'type':<12} {'faithful':>8} {'unfaithful':>10} {'precision':>10} {'recall':>8} {'unfaithful caught':>18}")
     for kind in kinds:
         print(row(kind, counts, {kind}))
     print(row("all", counts, set(kinds)))
-    print(f"{counts.total() / spent:,.0f} checks a second of one core, each of another answer")
-    for case, reasons in wrong:
+    print(f"{counts.total() / seconds:,.0f} checks a second of one core, each of another answer")
+    for case, reasons in misjudged:
         outcome = f"rejected although faithful ({'; '.join(reasons)})" if reasons else "passed although unfaithful"
         print(f"{outcome}: {case['type']} | {case['short_answer'].strip()} | {case['long_answer']}")
 
@@ -105,31 +105,32 @@ def sentences(path: Path) -> list[dict]:
     return made
 
 
-def accepted(made: Iterable[dict], checkout: Path) -> list[bool]:
+def accepted(rewrites: Iterable[dict], checkout: Path) -> list[bool]:
     """Whether the fact check of a checkout accepts each sentence."""
-    given = "".join(json.dumps(it) + "\n" for it in made)
-    judged = subprocess.run(
-        [sys.executable, "-c", CHECK], input=given, cwd=checkout, capture_output=True, text=True, check=True
+    lines = "".join(json.dumps(it) + "\n" for it in rewrites)
+    process = subprocess.run(
+        [sys.executable, "-c", CHECK], input=lines, cwd=checkout, capture_output=True, text=True, check=True
     )
-    return [line == "1" for line in judged.stdout.splitlines()]
+    return [line == "1" for line in process.stdout.splitlines()]
 
 
 def model(path: Path, checkouts: list[Path]) -> None:
-    made = sentences(path)
-    verdicts = {str(checkout): accepted(made, checkout) for checkout in checkouts}
-    groups = dict.fromkeys((it["source"], it["type"]) for it in made)
-    print(f"{'sentences of':<24} {'number':>7}" + "".join(f" {name[-24:]:>24}" for name in verdicts))
+    rewrites = sentences(path)
+    passes_by_checkout = {str(checkout): accepted(rewrites, checkout) for checkout in checkouts}
+    groups = dict.fromkeys((it["source"], it["type"]) for it in rewrites)
+    print(f"{'sentences of':<24} {'number':>7}" + "".join(f" {name[-24:]:>24}" for name in passes_by_checkout))
     for source, kind in [*groups, *((source, "all") for source, _ in dict.fromkeys((s, "") for s, _ in groups))]:
-        chosen = [i for i, it in enumerate(made) if it["source"] == source and kind in (it["type"], "all")]
-        rates = [f"{sum(passed[i] for i in chosen):>18} {sum(passed[i] for i in chosen) / len(chosen):>5.1%}"
-                 for passed in verdicts.values()]  # fmt: skip
-        print(f"{source + ' ' + kind:<24} {len(chosen):>7} " + " ".join(rates))
-    for name, passed in verdicts.items():
-        wrong = [it for it, ok in zip(made, passed, strict=True) if ok and changed_names(it)]
+        indices = [i for i, it in enumerate(rewrites) if it["source"] == source and kind in (it["type"], "all")]
+        rates = [f"{sum(passed[i] for i in indices):>18} {sum(passed[i] for i in indices) / len(indices):>5.1%}"
+                 for passed in passes_by_checkout.values()]  # fmt: skip
+        print(f"{source + ' ' + kind:<24} {len(indices):>7} " + " ".join(rates))
+    for name, passed in passes_by_checkout.items():
+        mismatches = [it for it, ok in zip(rewrites, passed, strict=True) if ok and changed_names(it)]
         print(
-            f"{name}: {len(wrong)} of {sum(passed)} accepted sentences name other facts than the answer (plain search)"
+            f"{name}: {len(mismatches)} of {sum(passed)} accepted sentences name other facts than the answer "
+            "(plain search)"
         )
-        for it in wrong:
+        for it in mismatches:
             if it["source"] == "phantom":
                 print(f"    {it['type']} | {it['short_answer'].strip()} | {it['long_answer']}")
 

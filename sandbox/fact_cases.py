@@ -13,7 +13,7 @@ from lumen_hpc.language.words import vocabulary
 CASES = Path(__file__).parents[1] / "tests" / "language" / "fact_cases.jsonl"
 
 
-def checked(path: Path) -> list[tuple[dict, list[str]]]:
+def check_cases(path: Path) -> list[tuple[dict, list[str]]]:
     """Every case with the check's reasons against it."""
     return [
         (case, check(case["type"], case["question"], case["short_answer"], case["long_answer"]))
@@ -21,7 +21,7 @@ def checked(path: Path) -> list[tuple[dict, list[str]]]:
     ]
 
 
-def measured(cases: list[tuple[dict, list[str]]]) -> tuple[Counter, list[tuple[dict, list[str]]]]:
+def count_outcomes(cases: list[tuple[dict, list[str]]]) -> tuple[Counter, list[tuple[dict, list[str]]]]:
     """Counts by (type, faithful, passed), and the cases that were judged wrongly with the check's reasons."""
     counts = Counter((case["type"], case["faithful"], not reasons) for case, reasons in cases)
     return counts, [(case, reasons) for case, reasons in cases if case["faithful"] != (not reasons)]
@@ -33,13 +33,15 @@ def changed_names(case: dict) -> set[str]:
     It is another reading than the fact check's, blind to grammar: it judges what that accepts. What the question names
     may be repeated. A denied short answer must have a word of denial.
     """
-    given, asked, answer = (_named(case[key]) for key in ("short_answer", "question", "long_answer"))
-    changed = (answer - given - asked) | (given - answer)
+    answer_names, question_names, long_names = (
+        _names_in(case[key]) for key in ("short_answer", "question", "long_answer")
+    )
+    difference = (long_names - answer_names - question_names) | (answer_names - long_names)
     denies = re.search(r"\b(no|not|cannot|without|absen\w+|free|negative|normal|n't)\b", case["long_answer"].lower())
-    return changed | ({"no"} if case["short_answer"] == "no" and not denies else set())
+    return difference | ({"no"} if case["short_answer"] == "no" and not denies else set())
 
 
-def _named(text: str) -> set[str]:
-    words = vocabulary()["words"]
-    plain = [name for group in ("finding", "lvl") for name in words[group]] + ["left", "right"]
-    return {name for name in plain if re.search(rf"\b{name}(?:e?s|ly)?\b", text.lower().replace("-", " "))}
+def _names_in(text: str) -> set[str]:
+    vocabulary_words = vocabulary()["words"]
+    names = [name for group in ("finding", "lvl") for name in vocabulary_words[group]] + ["left", "right"]
+    return {name for name in names if re.search(rf"\b{name}(?:e?s|ly)?\b", text.lower().replace("-", " "))}

@@ -16,28 +16,30 @@ from lumen_hpc.language.words import words
 from sandbox.usage import explain
 
 
-def bracketed(phrase: parsing.Phrase) -> str:
+def format_phrase(phrase: parsing.Phrase) -> str:
     """`N(the edema)`; a word of no phrase as it is."""
     if phrase.kind == "word":
         return "".join(word.text if word.roles else f"{word.text}?" for word in phrase.words)
-    beside = "".join(f" +{bracketed(adjunct)}" for adjunct in phrase.adjuncts)
+    beside = "".join(f" +{format_phrase(adjunct)}" for adjunct in phrase.adjuncts)
     return f"{phrase.kind}({' '.join(word.text for word in phrase.words)}){beside}"
 
 
-def parsed(kind: str, text: str) -> list[str]:
+def describe_parse(kind: str, text: str) -> list[str]:
     """Lines on how a text is read as an answer to a question of this type."""
     lines = []
     for sentence in sentences_of(words(text, ahead=kind == "prediction")):
-        found = parsing.phrases_of(sentence)
-        parses = parsing.strict_parses(found)
-        lines += ["phrases  " + " ".join(map(bracketed, found))]
+        phrases = parsing.phrases_of(sentence)
+        parses = parsing.strict_parses(phrases)
+        lines += ["phrases  " + " ".join(map(format_phrase, phrases))]
         lines += [
             f"clause   {clause.table_row.rule}: {clause.table_row.pattern}" for parse in parses for clause in parse
         ]
         if not parses:
-            known = [phrase for phrase in found if all(word.roles for word in phrase.words)]
-            covered = (" ".join(map(bracketed, clause.parts)) for clause in parsing.lenient_parse(known))
-            lines += ["no complete parse; leniently:", *(f"clause   {clause}" for clause in covered)]
+            known_phrases = [phrase for phrase in phrases if all(word.roles for word in phrase.words)]
+            clause_texts = (
+                " ".join(map(format_phrase, clause.parts)) for clause in parsing.lenient_parse(known_phrases)
+            )
+            lines += ["no complete parse; leniently:", *(f"clause   {clause}" for clause in clause_texts)]
     facts = read(text, kind)
     lines += [f"says     {name}: {state}" for name, state in facts.findings.items()]
     return lines + [f"refused  {reason}" for reason in (*facts.unread, *facts.problems)]
@@ -45,4 +47,4 @@ def parsed(kind: str, text: str) -> list[str]:
 
 if __name__ == "__main__":
     explain(__doc__, least=2)
-    print("\n".join(parsed(sys.argv[1], " ".join(sys.argv[2:]))))
+    print("\n".join(describe_parse(sys.argv[1], " ".join(sys.argv[2:]))))

@@ -13,15 +13,15 @@ Place = frozenset[str]
 """The names of one place, a side among them; `bilateral` is two places."""
 SIDES = frozenset({"left", "right"})
 _HEAD_WORD = "head word"
-"""Among the names of a part: it has a head word of its own, such as lung."""
+"""One of the names of a place that has a head word of its own, such as lung."""
 _ELSEWHERE = "elsewhere"
-"""Among the names of a part: none of its neighbour, as the lower lobes of `the right lung and the lower lobes`."""
+"""One of the names of a place that takes no side from its neighbour, as in `the right lung and the lower lobes`."""
 
 
 def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
     """The places that phrases name; a side alone and a place alone in one text belong together.
 
-    That a `finding` is where it always is, as an effusion in the pleural space, is no place.
+    The place where a `finding` always is, such as the pleural space of an effusion, does not count.
     """
     implied_names = {_HEAD_WORD, *(home for home, findings in vocabulary()["homes"].items() if finding in findings)}
     name_sets = [part - implied_names for phrase in phrases for part in _place_names(phrase)]
@@ -37,7 +37,7 @@ def places(phrases: Iterable[Phrase], finding: str = "") -> frozenset[Place]:
 
 
 def _place_names(phrase: Phrase) -> list[set[str]]:
-    """A phrase cut at its separators; a side or a head word said once holds for its neighbours too."""
+    """The names of each place in a phrase; a side or head word that is said once holds for its neighbours too."""
     parts: list[set[str]] = [set()]
     explicit_sides = SIDES & set(phrase.roles("side"))
     for word in phrase.words:
@@ -87,7 +87,7 @@ def level_ranges(phrases: Iterable[Phrase]) -> Levels:
 
 
 def level_direction(before: str, after: str) -> int:
-    """+1 where the level rises, -1 where it falls, 0 where the words do not tell."""
+    """+1 if the level rises, -1 if it falls, 0 if the words do not tell."""
     ranks = vocabulary()["ranks"]
     first, last = (" ".join(ranks.get(word, word) for word in level.split()) for level in (before, after))
     return LevelChange("", first, last).direction

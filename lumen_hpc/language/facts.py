@@ -99,7 +99,7 @@ def _resolve_pronouns(kind: str, question: str, short_answer: str, answer: str) 
 
 
 def _align_names(reference: Facts, answer: Facts) -> Facts:
-    """The answer's facts, with a finding's other name put for it where only one of the two names is in play."""
+    """The answer's facts under the reference's names: a synonym is replaced where only one of the two names occurs."""
     findings = {}
     for name, state in answer.findings.items():
         synonyms = (
@@ -112,7 +112,7 @@ def _align_names(reference: Facts, answer: Facts) -> Facts:
 
 
 def _extra_names(kind: str, question: str, short_answer: str) -> Names:
-    """Names in a question and its answer that the vocabulary does not hold, with the roles they play."""
+    """Names in a question and its answer that the vocabulary lacks, with their roles."""
     findings: list[str | None] = []
     others: list[tuple[str, str]] = []
     with suppress(GrammarError):
@@ -135,7 +135,7 @@ def _extra_names(kind: str, question: str, short_answer: str) -> Names:
 
 
 def _extra_levels(text: str) -> list[tuple[str, str]]:
-    """Names of levels that the vocabulary does not hold as such: `increasing` is a change elsewhere."""
+    """Names of levels that are no levels in the vocabulary: `increasing` is a change elsewhere."""
     level_words = words(text)
     return [("lvl", it.text) for it in level_words if not it.roles or (it.text in LEVELS and "lvl" not in it.roles)]
 
@@ -145,7 +145,7 @@ _CLOSED_QUESTION_OPENINGS = ("do ", "does ", "is ", "are ", "will ", "can ", "sh
 
 
 def _wording_faults(kind: str, question: str, short_answer: str, reference: Facts, answer: Facts) -> list[str]:
-    """What is wrong with the words themselves, whatever they say of findings."""
+    """Faults of the wording itself: its numbers, its opening, its tense."""
     question_numbers = numbers_of(question)
     numbers = (
         answer.numbers
@@ -167,7 +167,7 @@ def _wording_faults(kind: str, question: str, short_answer: str, reference: Fact
 
 
 def _asks_about_later_image(kind: str, question: str) -> bool:
-    """True if a question asks for a prediction of a later image, which its answer may then speak of."""
+    """True if a question asks for a prediction of a later image: its answer may then speak of one."""
     roles = [word.roles for word in words(question)]
     return kind == "prediction" and any(it.get("main") == "later" or "fromnow" in it for it in roles)
 
@@ -194,7 +194,7 @@ def _differences(reference: Facts, answer: Facts, has_own_places: bool) -> list[
 
 
 def _same_levels(expected: State, actual: State) -> bool:
-    """A change of level must be named, and beside it only the levels that it is between."""
+    """True if the levels agree; beside a change of level, only the levels of that change may stand."""
     if expected.status != "level":
         return expected.levels == actual.levels
     allowed_levels = {level for change in expected.levels for level in (" to ".join(change), *change)}

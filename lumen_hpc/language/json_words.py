@@ -1,4 +1,4 @@
-"""What a value of JSON that stands in an answer's place says, in words."""
+"""Puts a JSON value that stands in an answer's place into words."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 _NAME_KEYS, _STATE_KEYS = ("finding", "abnormality", "name"), ("status", "change", "state")
-"""Keys of an object that says something of one finding."""
+"""Keys of an object about one finding."""
 _TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
-"""The comma after the last item, which JSON does not allow and models write."""
+"""The comma after the last item: JSON does not allow it, models write it."""
 _ANSWER_KEYS = ("final answer", "answer", "response", "output", "result", "text", "content", "message", "choices")
 """Keys of an object whose value is the answer; the last three are a chat server's."""
 
@@ -30,17 +30,17 @@ def json_value(text: str) -> Any:
 
 
 def in_words(value: Any) -> str:
-    """What a value of JSON that stands in an answer's place says; the items of a list are a list of names."""
+    """A JSON value in words; the items of a list are a list of names."""
     return ", ".join(_phrases(value))
 
 
 def in_sentences(value: Any) -> str:
-    """What a value of JSON says, a line for each thing that it says."""
+    """A JSON value in sentences, one per line."""
     return ".\n".join(_phrases(value))
 
 
 def _phrases(value: Any) -> Iterator[str]:
-    """What a value of JSON says, in words: `{"new": ["a", "b"]}` as `new: a, b`, `{"a": false}` as `a: no`."""
+    """The phrases of a JSON value: `{"new": ["a", "b"]}` as `new: a, b`, `{"a": false}` as `a: no`."""
     if isinstance(value, dict):
         values = {str(key).lower().replace("_", " "): item for key, item in value.items()}
         state_values = [values[key] for key in _STATE_KEYS if isinstance(values.get(key), str)]

@@ -50,10 +50,10 @@ HEADING = (
     r"((?:new|additional|resolved|missing|disappeared|appeared|developed)"
     r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)"
 )
-"""A group: what stands above, or before, a list of the findings that are new or gone."""
+"""One group: the heading of a list of findings that are new or resolved."""
 _HEADING_OF_LIST = re.compile(rf"^{HEADING} *:?\n((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)", re.IGNORECASE | re.MULTILINE)
 _NARROWEST_WRAP = 25
-"""Characters of the longest line of a text that was broken by width."""
+"""Fewest characters of the longest line in a text that was wrapped at a width."""
 _LINK_WORDS = (
     "and|or|of|in|a|an|the|than|from|to|is|are|has|have|was|were|been|with|without|on|but|no|not|new|now|compared|,"
 )
@@ -73,7 +73,7 @@ def strip_control_tokens(text: str) -> str:
 
 
 def strip_markup(text: str) -> str:
-    """The text in plain lines, of which none is broken by its width alone; its reasoning goes too."""
+    """The text in plain lines, without reasoning; lines that were wrapped at a width are joined."""
     text = _FENCE.sub("\n", _CONTROL_TOKEN.sub(" ", strip_reasoning(text))).strip()
     if (value := json_value(text)) is not None:
         text = in_sentences(value)
@@ -97,7 +97,7 @@ def _strip_latex(text: str) -> str:
 
 
 def _inline_list(heading: re.Match[str]) -> str:
-    """A heading that says what is new, or gone, with the list below it in one line."""
+    """A heading of new or resolved findings and the list below it, in one line."""
     items = (_BULLET.sub("", line, count=1).rstrip(" .") for line in heading[2].split("\n") if line)
     return f"{heading[1]}: {', '.join(items)}.\n"
 
@@ -121,7 +121,7 @@ def _strip_markdown(line: str) -> str:
 
 
 def _rejoin_lines(lines: list[str]) -> list[str]:
-    """Lines of a text, those that were broken by their width alone joined again."""
+    """The lines of a text; those that were wrapped at a width are joined."""
     widest = max(map(len, lines))
     breaks = [
         at for at, (above, line) in enumerate(pairwise(lines), 1) if above and line and not _starts_item(above, line)

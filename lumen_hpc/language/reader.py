@@ -1,8 +1,8 @@
 """Reads what a text about a chest radiograph says: findings with their state, side, place, level, type and change.
 
-Two readings of one grammar (grammar.yaml). The strict one, for what may enter a training record, takes a sentence only
-if every word of it has its place in one complete parse; what it cannot read for certain becomes a problem. The lenient
-one, for scoring what a model says, reads what it can and leaves out the rest.
+There are two readings by one grammar (grammar.yaml). The strict one, for training records, reads a sentence only if
+every word has its place in one complete parse; any doubt becomes a problem. The lenient one, for scores, reads what it
+can and leaves out the rest.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from lumen_hpc.language.findings import Problems, State, state_of
 from lumen_hpc.language.words import MOST_CHARACTERS, Names, Word, numbers_of, tidy, vocabulary, words
 
 LATER_IMAGE = "it speaks of a later image"
-"""A problem, except where the question speaks of one."""
+"""A problem, unless the question speaks of one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What a text says.
 
-    A view is False where the text says that it is not this one. The places are all it names, whichever finding they
-    belong to; the lead is yes or no where it opens with it, else empty. It is partial if it denies every finding, or
-    what lies elsewhere, of a part of the image, such as `the lungs`; predicted if it says something of the future of
-    every finding. Its problems are why what was read is not certain; unread is what has no place in a complete parse:
-    unknown words, and whole sentences.
+    A view is False if the text denies it. The places are all that it names, of any finding. The lead is the yes or no
+    with which it opens, else empty. It is partial if it denies findings of a part of the image alone, such as `the
+    lungs`, or findings that lie outside that part. It is predicted if it speaks of the future of every finding. The
+    problems are reasons for doubt; unread is what has no complete parse: unknown words and whole sentences.
     """
 
     findings: dict[str, State]
@@ -59,7 +58,7 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
 
 
 def sentences_of(text_words: list[Word]) -> list[list[Word]]:
-    """The words of a text cut at its full stops and semicolons."""
+    """The words of a text, cut at its full stops."""
     return [
         [*sentence] for stop, sentence in itertools.groupby(text_words, lambda word: "stop" in word.roles) if not stop
     ]
@@ -67,10 +66,10 @@ def sentences_of(text_words: list[Word]) -> list[list[Word]]:
 
 @dataclass(slots=True)
 class _Reading:
-    """Gathers what the sentences of one text say.
+    """Collects what the sentences of one text say.
 
-    Leads are yes or no, where it says so; counts are number words that are not those of the findings in their clause;
-    `earlier` is the statement before; doubtful is the mark of a clause after one that claims nothing.
+    Leads are each yes or no that it states. Counts are number words that do not count the findings of their clause.
+    `earlier` is the previous statement; `doubtful` is the mark of a clause after one without a claim.
     """
 
     kind: str
@@ -105,7 +104,7 @@ class _Reading:
             self.clause(clause)
 
     def clause(self, clause: parsing.Clause) -> None:
-        """Takes in what one clause says."""
+        """Adds what one clause says."""
         statement = Statement(clause, self.kind, self.earlier)
         self.doubtful = {"after-doubtful"} if "doubtful" in statement.marks else set()
         if self.lenient and "no-claim" in statement.marks:

@@ -21,7 +21,7 @@ from lumen_hpc.language.protocol import Engine
 from lumen_hpc.language.sentences import sentence, with_opening
 
 LEAST_EMPTY_ANSWERS = 10
-"""So many empty answers, and no other, show that something is wrong: a filter refuses a few."""
+"""If all of at least so many answers are empty, something is wrong: a content filter refuses only a few."""
 
 
 @dataclass(slots=True)
@@ -126,7 +126,7 @@ def fill(requests: list[SentenceRequest], engine: Engine, rewrite: schema.Rewrit
 def _add_model_replies(
     requests: list[SentenceRequest], texts: list[str], reasons_by_text: list[list[str]], engine: Engine
 ) -> None:
-    """Adds to the rules' reasons where the rewriter's own yes or no disagrees; its yes takes no reason away."""
+    """Adds a reason where the rewriter's own yes or no disagrees with the rules; its yes removes none."""
     replies = engine.chat(
         [
             prompting.verify_prompt(r.type, r.question, r.short_answer, text)

@@ -1,6 +1,6 @@
 """A model's answer as plain sentences, for the lenient reading: out of its markup, its labels and its short notes.
 
-What is no answer goes: reasoning in tags, control tokens, questions, and sentences that decline to say.
+It drops what is no answer: reasoning in tags, control tokens, questions, and sentences that decline to answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from lumen_hpc.language.markup import HEADING, strip_markup
 
 MOST_CHARACTERS = 8000
-"""Characters of an answer that are looked at."""
+"""Characters of an answer that are read."""
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9 ,.;:()'%-]*")
 """Letters and signs of a plain sentence."""
 _OPTION_LETTER = re.compile(r"\s*(?:\([A-D]\)|[A-D][.)])\s*(?=(?:yes|no)\b)", re.IGNORECASE)
@@ -29,14 +29,14 @@ _FINAL_ANSWER = re.compile(
     r"|\b(?:the|my) (?:\w+ )?answer (?:is|would be):? *(?=(?:yes|no)\b))",
     re.IGNORECASE | re.DOTALL,
 )
-"""What comes before the answer: reasoning without tags, or the question again."""
+"""The text before the answer: reasoning without tags, or a repetition of the question."""
 _SECTION_HEADING = re.compile(
     r"(^|[.;\n])\s*(?:(?:indications?|(?:clinical |past )?(?:history|information)|reason for [a-z ]+|recommendations?):"
     r"[^.\n]*|(?:findings?|impressions?|conclusions?|interpretation|assessment|results?|report):"
     r"(?! *(?:none|nothing|nil)\b))",
     re.IGNORECASE,
 )
-"""A heading of a report; why the image was taken, and what is recommended, with what stands under it."""
+"""A heading of a report; that of an indication or a recommendation goes together with its text."""
 _BOOLEANS = {"true": "yes", "false": "no"}
 _JUDGING_VERBS = (
     "say|tell|determine|know|assess|judge|evaluate|comment|decide|confirm|exclude|rule out|compare|conclude"
@@ -49,7 +49,7 @@ _REFUSAL = re.compile(
     r"|\b(?:unclear|uncertain|unsure|no way of knowing|not (?:sure|certain|clear))\b|\b(?:whether|if)\b",
     re.IGNORECASE,
 )
-"""A sentence that declines to say, or only asks."""
+"""A sentence that declines to answer, or only asks."""
 _CLAUSE_LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|which)\b)", re.IGNORECASE)
 _ALTHOUGH = re.compile(r"\s*(?:although|though|while|even)\b", re.IGNORECASE)
 _CHANGE_HEADING = re.compile(rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{HEADING}(?:\s*:\s*| - )([^.\n]*)[.]?", re.IGNORECASE)
@@ -67,7 +67,7 @@ _SENTENCE_BY_STATE = {
     **dict.fromkeys(("better", "improved", "decreased"), "{} has improved."),
     **dict.fromkeys(("unchanged", "stable", "same", "no change"), "{} is unchanged."),
 }
-"""What a note beside a finding says → the sentence for it."""
+"""State in a note beside a finding → its sentence."""
 _STATE_WORDS = "|".join(sorted(_SENTENCE_BY_STATE, key=len, reverse=True))
 _STATE_NOTE = re.compile(
     r"(^|[.,;\n] *|(?<=[.,;\n]) )(?:[-*] )?((?!(?:and|no|new|resolved|yes)\b)[a-z][a-z' -]{2,40}?)"
@@ -79,7 +79,7 @@ _STATE_NOTE = re.compile(
 
 @lru_cache(maxsize=1 << 14)
 def unwrap(text: str) -> str:
-    """The answer's own words; the text itself where it is one plain line."""
+    """The answer without its wrapping; a plain line stays as it is."""
     text = text if _PLAIN_TEXT.fullmatch(text) else strip_markup(text[:MOST_CHARACTERS])
     for prefix in (_FINAL_ANSWER, _LABEL, _LABEL, _OPTION_LETTER):
         if (prefix_match := prefix.match(text)) and text[prefix_match.end() :].strip():
@@ -92,7 +92,7 @@ def unwrap(text: str) -> str:
 
 
 def _drop_refusals(text: str) -> str:
-    """The text without its questions, and without what it says it cannot say."""
+    """The text without its questions, and without the sentences that decline to answer."""
     if "?" not in text and not _REFUSAL.search(text):
         return text
     kept_sentences = []
@@ -107,7 +107,7 @@ def _drop_refusals(text: str) -> str:
 
 
 def _spell_notes(text: str) -> str:
-    """Notes such as `New findings: a; b`, `Edema (new)` and `Edema: mild to severe`, as the reader knows them."""
+    """Spells notes such as `New findings: a; b`, `Edema (new)` and `Edema: mild to severe` as the reader knows them."""
     text = _CHANGE_HEADING.sub(_spell_heading, text)
     text = _NEXT_NOTE.sub(". ", text) if re.match(rf"\s*{_CHANGE_ADJECTIVES} ", text, re.IGNORECASE) else text
     return _STATE_NOTE.sub(lambda note: f"{note[1]}{_SENTENCE_BY_STATE[note[3].lower()].format(note[2].strip())}", text)

@@ -88,7 +88,7 @@ class VLLMEngine(InProcessEngine):
 
     def chat(self, conversations: Sequence[Conversation], **options: Any) -> list[Completion]:
         """As `Engine.chat`."""
-        self._begin(conversations)
+        self._start_call(conversations)
         return super().chat(conversations, **options)
 
     def _watched_step(self) -> Any:
@@ -96,15 +96,15 @@ class VLLMEngine(InProcessEngine):
         self.beat("computes answers")
         return self._step()
 
-    def _begin(self, conversations: Sequence[Conversation]) -> None:
+    def _start_call(self, conversations: Sequence[Conversation]) -> None:
         """Empties the prefix cache; stops if the processes hold different conversations: answers would be noise."""
         self.model.reset_prefix_cache()
         if self.ranks.world_size == 1:
             return
         from vllm.distributed.parallel_state import get_world_group
 
-        own = hashlib.sha256(json.dumps(list(map(list, conversations))).encode()).hexdigest()
-        if len(set(gather_json(own, group=get_world_group().cpu_group))) > 1:
+        digest = hashlib.sha256(json.dumps(list(map(list, conversations))).encode()).hexdigest()
+        if len(set(gather_json(digest, group=get_world_group().cpu_group))) > 1:
             raise UserError(
                 f"the {self.ranks.world_size} processes of this job hold different conversations: they do not see the "
                 "same files; submit again once all nodes see the same shared file system"

@@ -22,8 +22,8 @@ MOST_CHARACTERS = 4000
 class Word(NamedTuple):
     """A word or set phrase.
 
-    Its roles are those it can play, with what it stands for in each, none if it is unknown; its sign is one character
-    for its set of roles, over which the patterns of the grammar are matched.
+    `roles`: the roles that it can play, with its value in each; empty for an unknown word. `sign`: one character for
+    its set of roles; the patterns of the grammar match over these characters.
     """
 
     text: str
@@ -36,7 +36,7 @@ Names = tuple[tuple[str, str], ...]
 
 
 def words(text: str, names: Names = (), ahead: bool = False) -> list[Word]:
-    """The words of a text, longest set phrase first; one that looks `ahead` has today's image as its reference."""
+    """The words of a text, the longest set phrase first; `ahead`: today's image is its reference."""
     tokens = _normalize(text).split()
     phrase_table = _phrase_table(names, ahead)
     cut_words, i = [], 0
@@ -74,7 +74,7 @@ def _respell(table: str, text: str) -> str:
 
 @lru_cache(maxsize=64)
 def _phrase_table(names: Names, ahead: bool) -> dict[str, Word | None]:
-    """All phrases; None for what only begins one.
+    """All phrases; None for text that only begins one.
 
     Names are in the singular or plural, a finding of two words also turned round.
     """
@@ -104,7 +104,7 @@ def _roles(ahead: bool) -> dict[str, dict[str, str]]:
 
 @cache
 def signs() -> dict[frozenset[str], str]:
-    """One character for each set of roles that a word has, be it a name beyond the vocabulary."""
+    """One character for each set of roles that a word can have, names beyond the vocabulary included."""
     names = [{}, *({role: ""} for role in ("finding", "lvl", "type", "place", "number"))]
     sets = dict.fromkeys(map(frozenset, (*names, *_roles(False).values(), *_roles(True).values())))
     return {roles: chr(0xE000 + i) for i, roles in enumerate(sets)}
@@ -120,7 +120,7 @@ def vocabulary() -> dict[str, Any]:
 
 
 def _entries() -> Iterator[tuple[str, str, str]]:
-    """(role, what it stands for, phrase) of every entry of vocabulary.yaml."""
+    """(role, value, phrase) of every entry of vocabulary.yaml."""
     for role, group in vocabulary()["words"].items():
         for value, pattern in (group if isinstance(group, dict) else {"": group}).items():
             for spelled in _expand_pattern(pattern.format_map(vocabulary()["snippets"])):
@@ -156,7 +156,7 @@ def _inflections(base: str, *irregular: str) -> Iterator[tuple[str, str]]:
 
 
 def canonical_name(name: str) -> str:
-    """The one name for a finding that has several."""
+    """The common name of a finding that has several."""
     return vocabulary()["equal"].get(name, name)
 
 

@@ -111,7 +111,7 @@ def files(path: Path) -> list[Path]:
 
 
 def score(joined: Joined) -> dict[str, dict]:
-    """Each model's summary over all questions, with one a type under `types`."""
+    """Each model's summary over all questions, with one per type under `types`."""
     reader = Reader.of(joined.questions)
     blocks = {}
     for model, answers in joined.answers.items():

@@ -29,9 +29,9 @@ _NEGATION = re.compile(
 )
 
 _ANSWERING_STATES = PRESENT | {"absent", "resolved"}
-"""States of a finding that answer: residual or new edema is there, resolved edema is not."""
+"""States that answer a question: residual or new edema is there, resolved edema is not."""
 _GENERAL_STATES = ("present", "new", "absent", "resolved")
-"""Of whatever there may be: that the contours are stable tells of no abnormality."""
+"""States that count for a finding without a name: stable contours are no abnormality."""
 _ANY_ABNORMALITY = "is there evidence of any abnormalities in this image?"
 _YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true"})
 _NO = frozenset({"no", "n", "nope", "nah", "negative", "absent", "incorrect", "false"})

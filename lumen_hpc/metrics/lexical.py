@@ -22,7 +22,7 @@ TOKENIZERS = {
     "bleu4_corpus": "nltk corpus_bleu, unsmoothed; white-space tokens, case kept",
     "rouge_l": "rouge-score rougeL F-measure, lower-cased runs of a-z and 0-9, no stemmer",
     "recall": "LLaVA-Med calculate_f1score recall after its normalize_word",
-    "recall_clipped": "the same words, each counted no oftener than in the reference",
+    "recall_clipped": "the same words, each counted at most as often as in the reference",
 }
 _EPSILON = 0.1  # nltk's method1: stands in for a count of zero matches
 _PAIRS_AT_ONCE = 16_384  # pairs encoded at a time: bounds memory, not results

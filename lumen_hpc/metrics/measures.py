@@ -29,7 +29,7 @@ MEASURES = {
     "rouge_l_short": "ROUGE-L against the short answer",
     "recall": "token recall of the short answer, open questions: " + TOKENIZERS["recall"],
     "recall_clipped": "token recall of the short answer, open questions: " + TOKENIZERS["recall_clipped"],
-    "precision": "open questions: share of the answer's words that the long answer has, each no oftener than there; "
+    "precision": "open questions: share of the answer's words that the long answer has, at most as often; "
     "beside recall, which a list of everything wins",
     "accuracy": "closed questions: the first `yes` or `no` of the answer",
     "accuracy_strict": "closed questions: the answer is `yes` or `no`, punctuation aside",

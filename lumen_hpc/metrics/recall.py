@@ -90,6 +90,6 @@ def recall(answer: str, reference: str) -> float:
 
 
 def clipped_recall(answer: str, reference: str) -> float:
-    """Share of the reference's words that the answer has, each no oftener than the reference says it."""
+    """Share of the reference's words that the answer has, each at most as often as it occurs there."""
     answer_counts, reference_counts = Counter(words(answer)), Counter(words(reference))
     return (answer_counts & reference_counts).total() / reference_counts.total() if reference_counts else 0.0

@@ -14,7 +14,7 @@ from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.language import clauses, findings, parsing, reader
 from lumen_hpc.language.facts import check, score
 from lumen_hpc.language.sentences import sentence
-from sandbox.fact_cases import CASES, checked, measured
+from sandbox.fact_cases import CASES, check_cases, count_outcomes
 from tests.realcxr import TABLE, needed
 
 DIFFERENCE = "what has changed compared to the reference image?"
@@ -31,11 +31,11 @@ def test_the_hand_made_set_covers_every_type_and_is_mostly_unfaithful():
 @pytest.fixture(scope="module")
 def cases() -> list[tuple[dict, list[str]]]:
     """The hand-made set, each with the check's reasons."""
-    return checked(CASES)
+    return check_cases(CASES)
 
 
 def test_no_unfaithful_sentence_passes_and_95_percent_of_the_faithful_do(cases):
-    counts, wrong = measured(cases)
+    counts, wrong = count_outcomes(cases)
     assert [case["long_answer"] for case, reasons in wrong if not reasons] == []
     faithful = {passed: sum(n for (_, f, p), n in counts.items() if f and p == passed) for passed in (True, False)}
     assert faithful[True] / (faithful[True] + faithful[False]) >= 0.95
