@@ -53,7 +53,7 @@ def _main(arguments: list[str]) -> int:
         from lumen_hpc.cluster import commands
         from lumen_hpc.config.request import VERBS
 
-        commands.help_text(__doc__ or "", next((word for word in arguments if word in VERBS), ""))
+        commands.print_help(__doc__ or "", next((word for word in arguments if word in VERBS), ""))
         return 0
     where, writes = "the run's folder", False
     try:

@@ -264,7 +264,7 @@ def status(folder: Path, size: int) -> None:
     import jobs
     from lumen_hpc.cluster import status
 
-    status.of(run_of(folder, size), list(jobs.PIPELINE.stages))
+    status.read(run_of(folder, size), list(jobs.PIPELINE.stages))
 
 
 def copied(folder: Path, size: int) -> None:

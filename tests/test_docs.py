@@ -100,7 +100,7 @@ def test_there_is_something_to_check():
 def _plans(tmp_path, *words):
     """The request of a dry run of everything, and its plans."""
     request = resolve(["stage=full", f"runs={tmp_path}", "run=figures", *words])
-    plans, _ = submit.make(request, PIPELINE.stages, submit.open_run(request))
+    plans, _ = submit.make_plans(request, PIPELINE.stages, submit.open_run(request))
     return request, {item.step.name: item for item in plans}
 
 

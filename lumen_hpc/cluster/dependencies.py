@@ -73,20 +73,20 @@ def jobs(
     (aftercorr), which needs a site that removes jobs whose dependency cannot be met: otherwise it would block its
     own successor for ever.
     """
-    found: list[Link | Gate] = []
-    ends: dict[str, list[str]] = {step: list(ids) for step, ids in upstream_job_ids.items()}
-    parts_of: dict[str, int] = {}
+    all_jobs: list[Link | Gate] = []
+    end_labels: dict[str, list[str]] = {step: list(ids) for step, ids in upstream_job_ids.items()}
+    part_counts: dict[str, int] = {}
     for item in plans:
         step = item.step
         parts = [range(start, min(start + limit, len(item.packs))) for start in range(0, len(item.packs), limit)]
         upstream = next((other for other in plans if other.step.name == step.shardwise_after), None)
         pipelined = upstream is not None and len(upstream.packs) == len(item.packs) and profile.kill_on_invalid_dep
-        inputs = [(other, ("afterok", end)) for other in step.after for end in ends.get(other, [])]
+        inputs = [(other, ("afterok", label)) for other in step.after for label in end_labels.get(other, [])]
         for number, packs in enumerate(parts):
             links: list[Link] = []
-            for link in range(_count(profile, item, upstream if pipelined and len(packs) > 1 else None)):
+            for link in range(_link_count(profile, item, upstream if pipelined and len(packs) > 1 else None)):
                 if link == 0 and pipelined and len(packs) > 1:
-                    corresponding = _label(step.shardwise_after, number, parts_of[step.shardwise_after])
+                    corresponding = _label(step.shardwise_after, number, part_counts[step.shardwise_after])
                     conditions = [("aftercorr", corresponding)]
                     conditions += [condition for other, condition in inputs if other != step.shardwise_after]
                 else:
@@ -94,20 +94,20 @@ def jobs(
                 conditions += [("afternotok", earlier.label) for earlier in links]
                 label = _label(step.name, number, len(parts), "+" * link)
                 links.append(Link(item, tuple(packs), label, tuple(conditions), number=link))
-            found += links
-            end = links[-1].label
+            all_jobs += links
+            end_label = links[-1].label
             if len(links) > 1 and (step.name in read or not profile.kill_on_invalid_dep):
-                end = _label(step.name, number, len(parts), " gate")
+                end_label = _label(step.name, number, len(parts), " gate")
                 # A task that needs no successor cancels its own: the last link may end without one that succeeds.
-                kinds = ["afterok"] * (len(links) - 1) + ["afterany"]
-                options = tuple((kind, one.label) for kind, one in zip(kinds, links, strict=True))
-                found.append(Gate(item, tuple(packs), end, options))
-            ends.setdefault(step.name, []).append(end)
-        parts_of[step.name] = len(parts)
-    return found
+                end_kinds = ["afterok"] * (len(links) - 1) + ["afterany"]
+                options = tuple((kind, one.label) for kind, one in zip(end_kinds, links, strict=True))
+                all_jobs.append(Gate(item, tuple(packs), end_label, options))
+            end_labels.setdefault(step.name, []).append(end_label)
+        part_counts[step.name] = len(parts)
+    return all_jobs
 
 
-def _count(profile: Profile, item: StepPlan, corresponding: StepPlan | None) -> int:
+def _link_count(profile: Profile, item: StepPlan, corresponding: StepPlan | None) -> int:
     """How many links a step has: its job and its successors.
 
     A job that starts pack by pack after another step's is lost where that one needed a successor, and its own first
@@ -124,20 +124,20 @@ def _label(step: str, part: int, parts: int, kind: str = "") -> str:
     return f"<{step}{suffix}{kind}>"
 
 
-def unreachable(records: Iterable[Mapping[str, Any]], failed: Collection[str]) -> list[str]:
+def unreachable(records: Iterable[Mapping[str, Any]], failed_ids: Collection[str]) -> list[str]:
     """Ids of the recorded jobs that can never start once `failed` ones have failed, directly or through others.
 
     `records` are the `jobs` of plan.json in the order of submission, those that have not started.
     """
-    lost = set(failed)
-    found = []
+    lost_ids = set(failed_ids)
+    unreachable_ids = []
     for record in records:
         after = record.get("after", [])
         if record.get("gate"):
-            dead = bool(after) and all(id_ in lost for _, id_ in after)
+            is_dead = bool(after) and all(id_ in lost_ids for _, id_ in after)
         else:
-            dead = any(kind in ("afterok", "aftercorr") and id_ in lost for kind, id_ in after)
-        if dead and record["id"] not in lost:
-            lost.add(record["id"])
-            found.append(record["id"])
-    return found
+            is_dead = any(kind in ("afterok", "aftercorr") and id_ in lost_ids for kind, id_ in after)
+        if is_dead and record["id"] not in lost_ids:
+            lost_ids.add(record["id"])
+            unreachable_ids.append(record["id"])
+    return unreachable_ids

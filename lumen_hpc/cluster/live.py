@@ -15,7 +15,7 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 
-SETTLES_S, LOOK_S = 120.0, 0.5
+SETTLE_TIMEOUT_S, POLL_INTERVAL_S = 120.0, 0.5
 """How long a submission waits at most for jobs that are about to change the queue, and how often it looks."""
 JobRecord = dict[str, Any]
 """A job in plan.json: step, id, name, packs, link, and for a gate `gate`; `after` is what it waits for."""
@@ -38,22 +38,22 @@ def submissions(folder: Path) -> Iterator[dict[str, Any]]:
             ) from None
 
 
-def _is_copy(plan: Path, run: str) -> bool:
+def _is_copy(plan_file: Path, recorded_folder: str) -> bool:
     """Whether a plan.json was written in another run's folder, which is there still; one that was moved is not."""
-    original = Path(run, "submissions", plan.parent.name, plan.name)
+    original = Path(recorded_folder, "submissions", plan_file.parent.name, plan_file.name)
     try:
-        return bool(run) and original != plan and original.stat().st_ino != plan.stat().st_ino
+        return bool(recorded_folder) and original != plan_file and original.stat().st_ino != plan_file.stat().st_ino
     except OSError:
         return False
 
 
-def newest(folder: Path) -> dict[str, dict[int, str]]:
+def newest_submissions(folder: Path) -> dict[str, dict[int, str]]:
     """The last submission that took on each shard, by step."""
-    found: dict[str, dict[int, str]] = {}
+    names: dict[str, dict[int, str]] = {}
     for record in submissions(folder):
         for step, packs in record["packs"].items():
-            found.setdefault(step, {}).update({shard: record["folder"].name for pack in packs for shard in pack})
-    return found
+            names.setdefault(step, {}).update({shard: record["folder"].name for pack in packs for shard in pack})
+    return names
 
 
 def queue(run: Run) -> dict[str, slurm.Job]:
@@ -68,142 +68,151 @@ def queue(run: Run) -> dict[str, slurm.Job]:
     return slurm.queue(str(record["user"]) for record in records if record.get("user") is not None)
 
 
-def settled_queue(run: Run, ending: Collection[str] = ()) -> dict[str, slurm.Job]:
+def settled_queue(run: Run, cancelled_ids: Collection[str] = ()) -> dict[str, slurm.Job]:
     """The queue as a submission may count on it, of a new run too: a removed run's jobs may write to its folder still.
 
     Waits while a gate of the run is running, which is about to let its dependants start or to cancel them, and for the
-    jobs that are ending now, among them `ending`: what was cancelled does no more work, but may take half a minute to
-    write its last. Jobs that are ending later are left out.
+    jobs that are ending now, among them `cancelled_ids`: a cancelled job does no more work, but may take half a minute
+    to write its last output. Jobs that end later are left out.
     """
-    deadline, announced = time.monotonic() + SETTLES_S, False
-    waited_for: set[str] | None = None
+    deadline, announced = time.monotonic() + SETTLE_TIMEOUT_S, False
+    ending_ids: set[str] | None = None
     while True:
         records = list(submissions(run.folder))
-        queued = queue(run) if records else slurm.queue()
-        own = {
-            task.id: (record, job) for record in (records if queued else ()) for job in record["jobs"]
-            for task in tasks(record, job, queued).values()
+        queued_jobs = queue(run) if records else slurm.queue()
+        run_tasks = {
+            task.id: (record, job) for record in (records if queued_jobs else ()) for job in record["jobs"]
+            for task in tasks(record, job, queued_jobs).values()
         }  # fmt: skip
-        if waited_for is None:
-            waited_for = {id_ for id_ in own if queued[id_].state == "COMPLETING"}
-            waited_for |= {id_ for id_ in queued if id_.split("_")[0] in ending}
-        busy = [id_ for id_, (_, job) in own.items() if job.get("gate") and queued[id_].state == "RUNNING"]
-        busy += sorted(waited_for & queued.keys())
-        if not busy or time.monotonic() > deadline:
-            return {id_: job for id_, job in queued.items() if job.state != "COMPLETING"}
+        if ending_ids is None:
+            ending_ids = {id_ for id_ in run_tasks if queued_jobs[id_].state == "COMPLETING"}
+            ending_ids |= {id_ for id_ in queued_jobs if id_.split("_")[0] in cancelled_ids}
+        blocking_ids = [
+            id_ for id_, (_, job) in run_tasks.items() if job.get("gate") and queued_jobs[id_].state == "RUNNING"
+        ]
+        blocking_ids += sorted(ending_ids & queued_jobs.keys())
+        if not blocking_ids or time.monotonic() > deadline:
+            return {id_: job for id_, job in queued_jobs.items() if job.state != "COMPLETING"}
         if not announced:
-            gate = busy[0] in own and own[busy[0]][1].get("gate")
-            why = f"which checks whether {own[busy[0]][1]['step']} is whole" if gate else "which is ending"
-            print(f"waiting for job {busy[0]}, {why}", flush=True)
+            is_gate = blocking_ids[0] in run_tasks and run_tasks[blocking_ids[0]][1].get("gate")
+            reason = (
+                f"which checks whether {run_tasks[blocking_ids[0]][1]['step']} is whole"
+                if is_gate
+                else "which is ending"
+            )
+            print(f"waiting for job {blocking_ids[0]}, {reason}", flush=True)
             announced = True
-        time.sleep(LOOK_S)
+        time.sleep(POLL_INTERVAL_S)
 
 
-def tasks(record: dict[str, Any], job: JobRecord, queued: dict[str, slurm.Job]) -> dict[int, slurm.Job]:
+def tasks(record: dict[str, Any], job: JobRecord, queued_jobs: dict[str, slurm.Job]) -> dict[int, slurm.Job]:
     """A job's tasks in the queue, by the position of their pack among the job's.
 
     Another cluster's, another user's or another job of the same number is none of them.
     """
-    if not queued or _elsewhere(record):
+    if not queued_jobs or _is_on_other_cluster(record):
         return {}
-    names = slurm.task_ids(job["id"], 1 if job.get("gate") else len(job["packs"]))
-    found = {position: queued[name] for position, name in enumerate(names) if name in queued}
-    owner, title = str(record.get("user", "")), job.get("name", "")
-    return {position: task for position, task in found.items() if owner in ("", task.user) and title in ("", task.name)}
+    task_ids = slurm.task_ids(job["id"], 1 if job.get("gate") else len(job["packs"]))
+    same_ids = {position: queued_jobs[name] for position, name in enumerate(task_ids) if name in queued_jobs}
+    user, job_name = str(record.get("user", "")), job.get("name", "")
+    return {
+        position: task for position, task in same_ids.items() if user in ("", task.user) and job_name in ("", task.name)
+    }
 
 
-def shards(run: Run, queued: dict[str, slurm.Job]) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
+def shards(run: Run, queued_jobs: dict[str, slurm.Job]) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
     """Shards that earlier submissions still have queued or running, and the jobs to wait for, by step.
 
-    Jobs that can never start are not among them (`stuck`).
+    Jobs that can never start are not among them (`stuck_ids`).
     """
-    held: dict[str, set[int]] = {}
-    ends: dict[str, list[str]] = {}
-    lost = set(stuck(run, queued))
-    for record in submissions(run.folder) if queued else ():
-        end_of: dict[tuple[str, tuple[int, ...]], str] = {}
+    live_shards: dict[str, set[int]] = {}
+    job_ids: dict[str, list[str]] = {}
+    dead_ids = set(stuck_ids(run, queued_jobs))
+    for record in submissions(run.folder) if queued_jobs else ():
+        last_ids: dict[tuple[str, tuple[int, ...]], str] = {}
         for job in record["jobs"]:
-            found = {} if job["id"] in lost else tasks(record, job, queued)
-            if not found:
+            job_tasks = {} if job["id"] in dead_ids else tasks(record, job, queued_jobs)
+            if not job_tasks:
                 continue
             step, array = job["step"], (job["step"], tuple(job["packs"]))
             if job.get("gate"):
-                end_of[array] = job["id"]
+                last_ids[array] = job["id"]
                 continue
-            end_of.setdefault(array, job["id"])  # where somebody cancelled the gate, or there is none
-            for position in found:
-                held.setdefault(step, set()).update(record["packs"][step][job["packs"][position]])
-        for (step, _), id_ in end_of.items():
-            ends.setdefault(step, []).append(id_)
-    return held, ends
+            last_ids.setdefault(array, job["id"])  # where somebody cancelled the gate, or there is none
+            for position in job_tasks:
+                live_shards.setdefault(step, set()).update(record["packs"][step][job["packs"][position]])
+        for (step, _), id_ in last_ids.items():
+            job_ids.setdefault(step, []).append(id_)
+    return live_shards, job_ids
 
 
-def stuck(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
+def stuck_ids(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
     """Ids of queued jobs whose dependency has failed, or that wait for such jobs, directly or not.
 
     Slurm says DependencyNeverSatisfied of the first kind alone, and keeps both for ever unless configured otherwise.
     """
-    waiting = [
-        (job, found)
-        for record in (submissions(run.folder) if queued else ())
+    pending_jobs = [
+        (job, job_tasks)
+        for record in (submissions(run.folder) if queued_jobs else ())
         for job in record["jobs"]
-        if (found := tasks(record, job, queued)) and all(task.state == "PENDING" for task in found.values())
+        if (job_tasks := tasks(record, job, queued_jobs))
+        and all(task.state == "PENDING" for task in job_tasks.values())
     ]
-    dead = [job["id"] for job, found in waiting if any(task.never_starts for task in found.values())]
-    return dead + dependencies.unreachable([job for job, _ in waiting], dead)
+    dead_ids = [job["id"] for job, job_tasks in pending_jobs if any(task.never_starts for task in job_tasks.values())]
+    return dead_ids + dependencies.unreachable([job for job, _ in pending_jobs], dead_ids)
 
 
-def unrecorded(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
+def unrecorded_ids(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
     """Ids of queued jobs of this run that no plan.json has: sbatch's answer was lost, or the run was removed."""
-    known = {job["id"] for record in submissions(run.folder) for job in record["jobs"]}
+    recorded_ids = {job["id"] for record in submissions(run.folder) for job in record["jobs"]}
     ids = {
-        name.split("_")[0] for name, job in queued.items()
+        name.split("_")[0] for name, job in queued_jobs.items()
         if job.name.startswith(f"{run.folder.name}.") and job.user == str(os.getuid())
     }  # fmt: skip
-    top = f"{os.path.realpath(run.folder)}/"
-    return sorted(id_ for id_ in ids - known if os.path.realpath(slurm.log_path(id_)).startswith(top))
+    prefix = f"{os.path.realpath(run.folder)}/"
+    return sorted(id_ for id_ in ids - recorded_ids if os.path.realpath(slurm.log_path(id_)).startswith(prefix))
 
 
-def sweep(run: Run, queued: dict[str, slurm.Job]) -> list[str]:
+def sweep(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
     """Cancels this user's jobs of the run that can never start or that no submission knows; those that it did."""
-    dead = [*stuck(run, queued)[::-1], *unrecorded(run, queued)[::-1]]
-    left = slurm.cancel(dead)
-    return [id_ for id_ in dead if id_ not in left]
+    dead_ids = [*stuck_ids(run, queued_jobs)[::-1], *unrecorded_ids(run, queued_jobs)[::-1]]
+    remaining_ids = slurm.cancel(dead_ids)
+    return [id_ for id_ in dead_ids if id_ not in remaining_ids]
 
 
-def _alive(record: dict[str, Any], queued: dict[str, slurm.Job]) -> list[str]:
+def _queued_ids(record: dict[str, Any], queued_jobs: dict[str, slurm.Job]) -> list[str]:
     """Ids of a submission's jobs that are in the queue."""
-    return [job["id"] for job in record["jobs"] if tasks(record, job, queued)]
+    return [job["id"] for job in record["jobs"] if tasks(record, job, queued_jobs)]
 
 
 def require_own(run: Run) -> None:
     """Raises UserError while jobs of another user, or of another cluster, may still write to the run."""
-    queued: dict[str, slurm.Job] | None = None
+    queued_jobs: dict[str, slurm.Job] | None = None
     for record in submissions(run.folder):
-        jobs = [job["id"] for job in record["jobs"]]
-        if not jobs or record.get("cancelled") or run.profile.executor != "slurm" or not slurm.installed():
+        job_ids = [job["id"] for job in record["jobs"]]
+        if not job_ids or record.get("cancelled") or run.profile.executor != "slurm" or not slurm.installed():
             continue
-        if _elsewhere(record):
+        if _is_on_other_cluster(record):
             raise UserError(
-                f"{run.folder}: submitted on cluster {record['cluster']} (jobs {_listed(jobs)}), this is "
+                f"{run.folder}: submitted on cluster {record['cluster']} (jobs {_comma_separated(job_ids)}), this is "
                 f"{slurm.cluster()}; go on there, or first: python launch.py cancel {run.arguments}, there"
             )
         if str(record.get("user", os.getuid())) != str(os.getuid()):
-            queued = queue(run) if queued is None else queued
-            if alive := _alive(record, queued):
+            queued_jobs = queue(run) if queued_jobs is None else queued_jobs
+            if queued_ids := _queued_ids(record, queued_jobs):
                 raise UserError(
-                    f"{run.folder}: {owner(record)} has jobs {_listed(alive)} of this run in the queue; "
+                    f"{run.folder}: {owner(record)} has jobs {_comma_separated(queued_ids)} of this run in the queue; "
                     "only their owner can go on with it or cancel them"
                 )
 
 
-def require_none(run: Run) -> None:
+def require_no_jobs(run: Run) -> None:
     """Raises UserError while jobs of the run are in the queue: a run on this machine would do their work again."""
-    queued = queue(run)
-    if alive := [job for record in submissions(run.folder) for job in _alive(record, queued)]:
+    queued_jobs = queue(run)
+    if queued_ids := [job for record in submissions(run.folder) for job in _queued_ids(record, queued_jobs)]:
         raise UserError(
-            f"{run.folder}: jobs {_listed(alive)} of this run are in Slurm's queue; go on under the profile that "
-            f"submitted them, or first: python launch.py cancel {run.arguments}"
+            f"{run.folder}: jobs {_comma_separated(queued_ids)} of this run are in Slurm's queue; go on under the "
+            f"profile that submitted them, or first: python launch.py cancel {run.arguments}"
         )
 
 
@@ -215,10 +224,10 @@ def mark_cancelled(records: Iterable[dict[str, Any]]) -> None:
             files.write_text(folder / "plan.json", json.dumps(record | {"cancelled": True}))
 
 
-def _elsewhere(record: dict[str, Any]) -> bool:
+def _is_on_other_cluster(record: dict[str, Any]) -> bool:
     """Whether another cluster than this one has a submission's jobs."""
-    named = record.get("cluster", "")
-    return bool(named) and slurm.cluster() not in ("", named)
+    cluster_name = record.get("cluster", "")
+    return bool(cluster_name) and slurm.cluster() not in ("", cluster_name)
 
 
 def owner(record: dict[str, Any]) -> str:
@@ -227,5 +236,5 @@ def owner(record: dict[str, Any]) -> str:
     return user_name(int(user)) if user.isdigit() else f"user {user}"
 
 
-def _listed(ids: list[str]) -> str:
+def _comma_separated(ids: list[str]) -> str:
     return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

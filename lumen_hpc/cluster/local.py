@@ -114,7 +114,7 @@ def _cores(item: StepPlan) -> int:
 def _plan_now(request: Request, pipeline: Pipeline, run: Run, step: Step) -> StepPlan:
     request = Request(stage=step.name, run=request.run, runs=request.runs, recipe=request.recipe,
                       settings=request.settings, profile=request.profile)  # fmt: skip
-    return submit.make(request, pipeline.stages, run)[0][0]
+    return submit.make_plans(request, pipeline.stages, run)[0][0]
 
 
 def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, code: Path, attempt: int = 0) -> _Running:
@@ -122,7 +122,7 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, code:
     import submitit
 
     name, folder = item.step.name, run.folder / item.step.name
-    submission = submit.begin(request, run, [item], code)
+    submission = submit.create(request, run, [item], code)
     submit.record(request, run, submission)
     for variable in [variable for variable in os.environ if variable.startswith("PYTHON")]:
         del os.environ[variable]  # as jobs of Slurm do: PYTHONWARNINGS=error would end a task at its first import
@@ -175,7 +175,9 @@ def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _R
     folder = run.folder / item.step.name
     failed = len(manifest.read(folder / "failures.jsonl")) > one.failures
     if failed or one.attempt == item.resources.successors:
-        kinds = triage.failure_kinds(folder, item.missing_shards, newest=live.newest(run.folder).get(item.step.name))
+        kinds = triage.failure_kinds(
+            folder, item.missing_shards, newest=live.newest_submissions(run.folder).get(item.step.name)
+        )
         raise Failed(_why(item, kinds, str(one.jobs[0].paths.stderr)))
     return _start(request, pipeline, run, item, one.code, one.attempt + 1)
 

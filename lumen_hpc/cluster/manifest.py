@@ -97,7 +97,7 @@ def missing_shards(
 ) -> list[int]:
     """Shards that are not done. `inputs` is each shard's inputs hash today; None where it cannot be known yet.
 
-    `seen` are lines whose files need not be looked at again; those that match are added to it.
+    `verified_lines` are lines whose files need not be looked at again; those that match are added to it.
     """
     try:
         folder_handle = os.open(folder, os.O_RDONLY)  # names are looked up from it: half the time of whole paths

@@ -16,9 +16,9 @@ from lumen_hpc.cluster.stage import Interrupted, Pipeline, Run, Step, Task
 from lumen_hpc.config import config_file
 from lumen_hpc.errors import UserError
 
-LOOK_S = 2.0
+POLL_INTERVAL_S = 2.0
 """How often a waiting task looks at the files."""
-ASK_S = 30.0
+QUEUE_INTERVAL_S = 30.0
 """How often it asks the queue whether the shards are still on their way."""
 
 
@@ -46,19 +46,19 @@ def verify_inputs(pipeline: Pipeline, task: Task, graph: list[Step], shards: Seq
     Raises Interrupted if the task is asked to stop meanwhile, and UserError if the shards cannot be written again.
     """
     submitted: set[str] = set()
-    began, last_asked = time.monotonic(), -ASK_S
+    began, last_asked = time.monotonic(), -QUEUE_INTERVAL_S
     waited = 0.0
     while bad := corrupt(task.run, task.step, graph, shards):
         task.beat()
         if task.should_stop():
             raise Interrupted("while what it reads was written again")
-        if task.ranks.first and time.monotonic() - last_asked >= ASK_S:
+        if task.ranks.first and time.monotonic() - last_asked >= QUEUE_INTERVAL_S:
             last_asked = time.monotonic()
             try:
                 _resubmit(pipeline, task.run, graph, bad, submission, submitted)
             except slurm.Unreachable as error:  # no reason to give the nodes back: the next answer may come
-                print(f"{error}; asking again in {ASK_S:.0f} s", flush=True)
-        time.sleep(LOOK_S)
+                print(f"{error}; asking again in {QUEUE_INTERVAL_S:.0f} s", flush=True)
+        time.sleep(POLL_INTERVAL_S)
         waited = time.monotonic() - began
     return waited
 

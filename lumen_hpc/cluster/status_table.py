@@ -17,93 +17,96 @@ from lumen_hpc.cluster.status import StepStatus, server
 from lumen_hpc.plain_text import visible
 from lumen_hpc.progress import spell
 
-EVERY_S = 5.0
+REFRESH_INTERVAL_S = 5.0
 """How often `watch` looks again."""
 
 
-def show(run: Run, found: list[StepStatus], console: Console) -> None:
+def show(run: Run, step_statuses: list[StepStatus], console: Console) -> None:
     """Prints a run's status once."""
-    for part in parts(run, found):
+    for part in parts(run, step_statuses):
         console.print(part, soft_wrap=isinstance(part, Text))
 
 
-def watch(run: Run, look: Callable[[], list[StepStatus]], console: Console) -> list[StepStatus]:
+def watch(run: Run, query: Callable[[], list[StepStatus]], console: Console) -> list[StepStatus]:
     """Shows a run's status until nothing of it runs or is queued; the last one.
 
     On a terminal it redraws in place, elsewhere it prints again what has changed.
     """
-    found, before = _look(look), ""
+    step_statuses, last_text = _query_patiently(query), ""
     with (
         Live(console=console, auto_refresh=False, vertical_overflow="visible")
         if console.is_terminal
-        else _Plain() as view
+        else _PlainOutput() as display
     ):
         while True:
-            shown = parts(run, found)
-            if isinstance(view, Live):
-                view.update(
+            renderables = parts(run, step_statuses)
+            if isinstance(display, Live):
+                display.update(
                     Group(
-                        *shown,
-                        Text(f"{time.strftime('%H:%M:%S')}, again every {EVERY_S:.0f} s; Ctrl-C ends it", style="dim"),
+                        *renderables,
+                        Text(
+                            f"{time.strftime('%H:%M:%S')}, again every {REFRESH_INTERVAL_S:.0f} s; Ctrl-C ends it",
+                            style="dim",
+                        ),
                     ),
                     refresh=True,
                 )
-            elif (text := _text(shown)) != before:
+            elif (text := _render(renderables)) != last_text:
                 print(text, flush=True)
-                before = text
-            if not any(item.running or item.queued for item in found):
-                return found
-            time.sleep(EVERY_S)
-            found = _look(look)
+                last_text = text
+            if not any(item.running or item.queued for item in step_statuses):
+                return step_statuses
+            time.sleep(REFRESH_INTERVAL_S)
+            step_statuses = _query_patiently(query)
 
 
-class _Plain:
+class _PlainOutput:
     """Stands where rich's Live would, when the output is no terminal."""
 
-    def __enter__(self) -> _Plain:
+    def __enter__(self) -> _PlainOutput:
         return self
 
     def __exit__(self, *_: object) -> None:
         return None
 
 
-def _look(look: Callable[[], list[StepStatus]]) -> list[StepStatus]:
+def _query_patiently(query: Callable[[], list[StepStatus]]) -> list[StepStatus]:
     """The status, waiting for a controller that does not answer."""
     while True:
         try:
-            return look()
+            return query()
         except slurm.Unreachable as error:
             print(f"{error}; trying again", file=sys.stderr, flush=True)
-            time.sleep(EVERY_S)
+            time.sleep(REFRESH_INTERVAL_S)
 
 
-def _text(shown: list[RenderableType]) -> str:
+def _render(renderables: list[RenderableType]) -> str:
     console = Console(highlight=False, markup=False, width=120)
     with console.capture() as capture:
-        for part in shown:
+        for part in renderables:
             console.print(part, soft_wrap=isinstance(part, Text))
     return capture.get().rstrip("\n")
 
 
-def parts(run: Run, found: list[StepStatus]) -> list[RenderableType]:
+def parts(run: Run, step_statuses: list[StepStatus]) -> list[RenderableType]:
     """The table, and a line for everything that needs more words."""
-    view = Table(
+    table = Table(
         "step", "state", "shards", "running", "queued", "standby", "ETA", "GPU-h", title=str(run.folder),
         title_justify="left",
     )  # fmt: skip
-    todo = any(item.todo for item in found)
-    if todo:
-        view.add_column("first to do", overflow="fold")
-    for item in found:
+    has_fixes = any(item.first_fix for item in step_statuses)
+    if has_fixes:
+        table.add_column("first to do", overflow="fold")
+    for item in step_statuses:
         counts = (str(number or "") for number in (item.running, item.queued, item.successors))
-        spent = f"{item.gpu_hours:.2f}" if item.gpu_hours else ""
-        row = (item.step, item.state, f"{item.done}/{item.shards}", *counts, spell(item.eta_seconds), spent)
-        view.add_row(*row, *([Text(item.todo)] if todo else []))
-    lines = [line for item in found for line in _details(item)] + server(run)
-    if any(item.step == "evaluate" for item in found) and all(item.state == "done" for item in found):
+        gpu_hours = f"{item.gpu_hours:.2f}" if item.gpu_hours else ""
+        row = (item.step, item.state, f"{item.done}/{item.shards}", *counts, spell(item.eta_seconds), gpu_hours)
+        table.add_row(*row, *([Text(item.first_fix)] if has_fixes else []))
+    lines = [line for item in step_statuses for line in _details(item)] + server(run)
+    if any(item.step == "evaluate" for item in step_statuses) and all(item.state == "done" for item in step_statuses):
         lines.append(f"report: {run.page}")
     # A line each: a failure's own lines could look like those of another step, with a fix of their own.
-    return [view, *(Text(visible(" ".join(line.split("\n")))) for line in lines)]
+    return [table, *(Text(visible(" ".join(line.split("\n")))) for line in lines)]
 
 
 def _details(item: StepStatus) -> list[str]:

@@ -55,12 +55,18 @@ class Submission:
     def name(self) -> str:
         return self.folder.name
 
-    def keep(self, plans: list[StepPlan]) -> None:
+    def save_plan(self, plans: list[StepPlan]) -> None:
         """Writes plan.json whole: jobs may be reading it."""
         packs = {item.step.name: item.packs for item in plans}
-        run = os.path.realpath(self.folder.parents[1])
-        whole = {"code": self.code.name, "user": os.getuid(), "cluster": self.cluster, "run": run, "packs": packs}
-        text = json.dumps(whole | {"jobs": self.jobs})
+        run_folder = os.path.realpath(self.folder.parents[1])
+        fields = {
+            "code": self.code.name,
+            "user": os.getuid(),
+            "cluster": self.cluster,
+            "run": run_folder,
+            "packs": packs,
+        }
+        text = json.dumps(fields | {"jobs": self.jobs})
         files.write_text(self.folder / "plan.json", text, sync_name=False)  # `record` syncs, after the last job
 
 
@@ -109,7 +115,7 @@ def prepare_folder(run: Run) -> None:
         ) from None
 
 
-def begin(request: Request, run: Run, plans: list[StepPlan], code: Path) -> Submission:
+def create(request: Request, run: Run, plans: list[StepPlan], code: Path) -> Submission:
     """Freezes settings and packs; `code` is the folder of its snapshot."""
     top = run.folder / "submissions"
     top.mkdir(exist_ok=True)
@@ -118,7 +124,7 @@ def begin(request: Request, run: Run, plans: list[StepPlan], code: Path) -> Subm
     submission = Submission(top / f"{number:04d}", code, cluster)
     submission.folder.mkdir(mode=0o700)
     config_file.save(request, submission.folder / "config.yaml", sync_name=False)
-    submission.keep(plans)
+    submission.save_plan(plans)
     return submission
 
 
@@ -126,10 +132,10 @@ def submit(
     request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan], upstream_job_ids: dict[str, list[str]]
 ) -> Submission:
     """Submits the plans' packs to Slurm as one dependency chain; on a refusal, removes all of it, files included."""
-    before = _logs(run, plans)
-    submission = begin(request, run, plans, snapshot.take(run.folder))
+    earlier_logs = _logs(run, plans)
+    submission = create(request, run, plans, snapshot.take(run.folder))
     limit = request.profile.max_array_size or slurm.largest_array()
-    ids: dict[str, str] = {}
+    job_ids: dict[str, str] = {}
     step = plans[0].step
     try:
         for job in dependencies.jobs(
@@ -137,17 +143,21 @@ def submit(
         ):
             step = job.step
             with uninterrupted():
-                ids[job.label] = _submit_job(run, request.profile, submission, job, ids)
-                submission.jobs.append(_job_record(run, job, ids))
-                submission.keep(plans)  # after each, so that what is in the queue is known whatever happens to us
+                job_ids[job.label] = _submit_job(run, request.profile, submission, job, job_ids)
+                submission.jobs.append(_job_record(run, job, job_ids))
+                submission.save_plan(plans)  # after each, so that what is in the queue is known whatever happens to us
         record(request, run, submission)
     except BaseException as error:
         with uninterrupted():
-            left = _withdraw(run, submission)
-            outcome = f"jobs {', '.join(left)} stay in the queue: scancel them" if left else "nothing was submitted"
-            if not left:
+            remaining_ids = _cancel_submission(run, submission)
+            outcome = (
+                f"jobs {', '.join(remaining_ids)} stay in the queue: scancel them"
+                if remaining_ids
+                else "nothing was submitted"
+            )
+            if not remaining_ids:
                 shutil.rmtree(submission.folder)
-                for path in _logs(run, plans) - before:
+                for path in _logs(run, plans) - earlier_logs:
                     path.unlink(missing_ok=True)
             if not isinstance(error, UserError):
                 print(f"lumen: {outcome}", file=sys.stderr)
@@ -162,48 +172,50 @@ def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> Us
     if not isinstance(error, slurm.Refused):
         if not isinstance(error, slurm.Unreachable):
             return UserError(f"{error}; {outcome}")
-        late = "a job that Slurm took all the same does no work, and the same command cancels it"
-        return slurm.Unreachable(f"{error}; {outcome}; {late}")
+        late_job = "a job that Slurm took all the same does no work, and the same command cancels it"
+        return slurm.Unreachable(f"{error}; {outcome}; {late_job}")
     reason = reasons.explain(str(error))  # Slurm's name of a limit, where it begins with one
     if reason and not reason.starts:
-        why = f"{reason.meaning}: {reason.fix}"
+        explanation = f"{reason.meaning}: {reason.fix}"
     elif "submit limit" in str(error):
-        why = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"
+        explanation = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"
     else:
-        why = preflight.why_refused(profile) or "python launch.py check compares the profile with the cluster"
-    return UserError(f"Slurm refused step {step.name} ({sbatch.request(profile, step)}): {error}; {outcome}; {why}")
+        explanation = preflight.why_refused(profile) or "python launch.py check compares the profile with the cluster"
+    return UserError(
+        f"Slurm refused step {step.name} ({sbatch.request(profile, step)}): {error}; {outcome}; {explanation}"
+    )
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Puts ^C and the like off to the end of the block: a job that is started meanwhile would be known to nobody."""
-    waiting: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number in before:
-        signal.signal(number, lambda came, frame: waiting.append(came))
+    pending_signals: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: pending_signals.append(number))
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        for received in waiting:
+        for received in pending_signals:
             signal.raise_signal(received)
 
 
-def _withdraw(run: Run, submission: Submission) -> list[str]:
+def _cancel_submission(run: Run, submission: Submission) -> list[str]:
     """Cancels what was submitted so far, also what sbatch did not confirm; the ids that stay in the queue."""
     ids = [job["id"] for job in submission.jobs]
-    left = slurm.cancel(ids[::-1])
+    remaining_ids = slurm.cancel(ids[::-1])
     with suppress(UserError):  # a controller that does not answer: the next submission looks again
-        left += slurm.cancel([id_ for id_ in live.unrecorded(run, slurm.queue()) if id_ not in ids])
-    return left
+        remaining_ids += slurm.cancel([id_ for id_ in live.unrecorded_ids(run, slurm.queue()) if id_ not in ids])
+    return remaining_ids
 
 
-def _job_record(run: Run, job: Link | Gate, ids: dict[str, str]) -> dict[str, Any]:
+def _job_record(run: Run, job: Link | Gate, job_ids: dict[str, str]) -> dict[str, Any]:
     """A job in plan.json; a gate's says what it has to verify."""
-    after = [[kind, ids.get(name, name)] for kind, name in job.conditions]
+    after = [[kind, job_ids.get(name, name)] for kind, name in job.conditions]
     name = sbatch.job_name(run.folder, job.step)
-    row: dict[str, Any] = {"step": job.step.name, "id": ids[job.label], "name": name, "packs": list(job.packs)}
+    row: dict[str, Any] = {"step": job.step.name, "id": job_ids[job.label], "name": name, "packs": list(job.packs)}
     if isinstance(job, Link):
         return row | {"after": after, "link": job.number}
     shards = sorted(index for pack in job.packs for index in job.plan.packs[pack])
@@ -217,8 +229,8 @@ def record(request: Request, run: Run, submission: Submission) -> None:
 
     A run that was once asked for whole stays so, whatever stage came last: `config=` repeats all of it.
     """
-    before = run_record.read(run.folder)
-    if before and before.stage == "full" != request.stage:
+    recorded = run_record.read(run.folder)
+    if recorded and recorded.stage == "full" != request.stage:
         config_file.save(dataclasses.replace(request, stage="full"), run.folder / "config.yaml")
     else:
         text = (submission.folder / "config.yaml").read_text(encoding="utf-8")
@@ -235,20 +247,20 @@ def _script(profile: Profile, folders: sbatch.JobFolders, job: Link | Gate, afte
     """A job's sbatch script, as submitted and as a dry run shows it."""
     if isinstance(job, Gate):
         return sbatch.gate_text(profile, job.step, folders, after)
-    bad = triage.bad_nodes(folders.run / job.step.name)
-    return sbatch.text(profile, job.step, folders, job.packs, after, bad)
+    excluded_nodes = triage.bad_nodes(folders.run / job.step.name)
+    return sbatch.text(profile, job.step, folders, job.packs, after, excluded_nodes)
 
 
-def _submit_job(run: Run, profile: Profile, submission: Submission, job: Link | Gate, ids: dict[str, str]) -> str:
+def _submit_job(run: Run, profile: Profile, submission: Submission, job: Link | Gate, job_ids: dict[str, str]) -> str:
     """Submits a job's script, which then bears its id; that id."""
     (run.folder / job.step.name / "logs").mkdir(parents=True, exist_ok=True)
     name = f"{job.step.name}-gate" if isinstance(job, Gate) else job.step.name
     script = submission.folder / f"{name}.sh"
     folders = sbatch.JobFolders(run.folder, submission.code, submission.name)
-    script.write_text(_script(profile, folders, job, job.dependency(ids)))
-    id_ = slurm.submit(script)
-    script.rename(submission.folder / f"{name}-{id_}.sh")
-    return id_
+    script.write_text(_script(profile, folders, job, job.dependency(job_ids)))
+    job_id = slurm.submit(script)
+    script.rename(submission.folder / f"{name}-{job_id}.sh")
+    return job_id
 
 
 def scripts(
@@ -272,41 +284,41 @@ def writing(run: Run) -> Iterator[None]:
 
     It stays while jobs of it are in the queue: they would find neither code nor a place for their logs.
     """
-    fresh = not run.folder.exists()
+    is_new = not run.folder.exists()
     prepare_folder(run)
     with lock.held(run.folder):  # who is refused because another command has the run leaves that one's folder alone
         try:
             yield
         except (UserError, OSError):
-            queued = any(record["jobs"] for record in live.submissions(run.folder))
-            if fresh and not queued and not any(run.folder.glob(f"*/{manifest.NAME}")):
+            has_jobs = any(record["jobs"] for record in live.submissions(run.folder))
+            if is_new and not has_jobs and not any(run.folder.glob(f"*/{manifest.NAME}")):
                 shutil.rmtree(run.folder)
             raise
 
 
 @contextmanager
-def ended_as_by_ctrl_c() -> Iterator[None]:
+def terminations_as_interrupts() -> Iterator[None]:
     """SIGTERM, and SIGHUP of a closed terminal, end the block as ^C does: what was submitted is withdrawn, and tasks
     on this machine are asked to save."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    changed = [number for number, handler in before.items() if handler == signal.SIG_DFL]  # not under nohup
-    for number in changed:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    replaced_signals = [number for number, handler in handlers.items() if handler == signal.SIG_DFL]  # not under nohup
+    for number in replaced_signals:
         signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        for number in changed:
+        for number in replaced_signals:
             signal.signal(number, signal.SIG_DFL)
 
 
-def make(
-    request: Request, stages: Sequence[Stage], run: Run, queued: dict[str, slurm.Job] | None = None
+def make_plans(
+    request: Request, stages: Sequence[Stage], run: Run, queued_jobs: dict[str, slurm.Job] | None = None
 ) -> tuple[list[StepPlan], dict[str, list[str]]]:
     """The plan of a request, and the last live job ids of steps that earlier submissions still run.
 
     `queued` is the queue, where the caller has asked for it.
     """
-    everything = graph.steps(stages, request.settings, request.stage)
-    chosen = graph.select(everything, stages, request.stage)
-    busy, ids = live.shards(run, live.queue(run) if queued is None else queued)
-    return plan.make(run, chosen, everything, busy), ids
+    all_steps = graph.steps(stages, request.settings, request.stage)
+    selected_steps = graph.select(all_steps, stages, request.stage)
+    live_shards, job_ids = live.shards(run, live.queue(run) if queued_jobs is None else queued_jobs)
+    return plan.make(run, selected_steps, all_steps, live_shards), job_ids

@@ -28,7 +28,7 @@ def submit(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
     if first.profile.executor == "slurm" and chained:
         with slurm.prefetch():
             runs = [(each, submission.open_run(each)) for each in requests]
-            plans = [item for each, run in runs for item in submission.make(each, pipeline.stages, run)[0]]
+            plans = [item for each, run in runs for item in submission.make_plans(each, pipeline.stages, run)[0]]
         print(f"GPU-hours of all of them: {plan.total_gpu_hours(plans):.1f}")
         if not first.dry_run:
             refusals.require_within_budget(first, plans, len(requests))

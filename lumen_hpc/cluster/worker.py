@@ -29,64 +29,69 @@ from lumen_hpc.scratch import compile_caches
 from lumen_hpc.watchdog import Watchdog
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 75
-SETTLE_SECONDS = 1.0
+SYNC_INTERVAL_S = 1.0
 """How often finished shards are synced: a sync a shard costs milliseconds, a thousand of them seconds."""
-LOOK_S = 0.5
+POLL_INTERVAL_S = 0.5
 """How often a task looks for its input."""
 
 
-def run_pack(pipeline: Pipeline, folder: str, submission: str, name: str, pack: int, ranks: Ranks | None = None) -> str:
+def run_pack(
+    pipeline: Pipeline, folder: str, submission: str, step_name: str, pack: int, ranks: Ranks | None = None
+) -> str:
     """Runs pack `pack` of step `name`: returns a message if all its shards are done, exits non-zero if not.
 
     `ranks` says which process of a job of Slurm this is; None: whatever submitit says, on this machine.
     """
     orphans.end_with_launcher(Path(folder))
-    _show_log()
-    run, step, everything = _open(pipeline.stages, Path(folder), Path(submission), name)
+    _configure_logging()
+    run, step, all_steps = _open_step(pipeline.stages, Path(folder), Path(submission), step_name)
     run.keep_private()
     if ranks is not None:
         gate.record(Path(submission), job_id().split("_")[0])
     submitted = json.loads((Path(submission) / "plan.json").read_text())
     snapshot.require_submitted(run.folder, submitted["code"])
-    shards = submitted["packs"][name][pack]
+    shards = submitted["packs"][step_name][pack]
     _use_scratch(run.profile.scratch)
     stop = Stop()
     on_slurm, ranks = ranks is not None, ranks or of_this_machine()
-    chain = Path(submission) if on_slurm and ranks.first else None  # whose successors this process may cancel
-    todo = _todo(run, step, everything, shards, patience_s=visibility_delay(run.folder))
+    own_submission = Path(submission) if on_slurm and ranks.first else None  # whose successors this process may cancel
+    todo = _unfinished_shards(run, step, all_steps, shards, patience_s=visibility_delay(run.folder))
     if not todo:
-        _cancel_successors(chain)
+        _cancel_successors(own_submission)
         if on_slurm and ranks.world_size == 1:  # the log of a task that found nothing to do
-            atexit.register((run.folder / name / "logs" / f"{job_id()}_0_log.out").unlink, missing_ok=True)
-        return f"{name}: all {len(shards)} shards of pack {pack} are done"
+            atexit.register((run.folder / step_name / "logs" / f"{job_id()}_0_log.out").unlink, missing_ok=True)
+        return f"{step_name}: all {len(shards)} shards of pack {pack} are done"
     attempts = Attempts(run, step, pack, ranks.rank)
     todo = attempts.shards_within_budget(todo)
     if not todo:
-        _cancel_successors(chain)
+        _cancel_successors(own_submission)
         sys.exit(EXIT_FAILED)
     watchdog = Watchdog(
-        run.profile.stuck_after_s, attempts.end_stuck, folder=run.folder / name / "heartbeats", job=ranks.job,
+        run.profile.stuck_after_s, attempts.end_stuck, folder=run.folder / step_name / "heartbeats", job=ranks.job,
         rank=ranks.rank, world_size=ranks.world_size,
     )  # fmt: skip
     task = Task(run, step, ranks, stop.requested, watchdog.beat)
     attempts.record_begin()
-    stop.tell(attempts.record_stop_request)
+    stop.on_request(attempts.record_stop_request)
     failed = 0
-    if _inputs_verified(pipeline, task, everything, todo, Path(submission), attempts):
-        failed = _Writer(task, everything, attempts, watchdog).write(todo)
+    if _inputs_verified(pipeline, task, all_steps, todo, Path(submission), attempts):
+        failed = _Writer(task, all_steps, attempts, watchdog).write(todo)
     watchdog.stop()
-    left = set(_todo(run, step, everything, shards)) if ranks.first else set()
-    if chain is not None and left <= attempts.final_shards():
-        _cancel_successors(chain)
+    unfinished = set(_unfinished_shards(run, step, all_steps, shards)) if ranks.first else set()
+    if own_submission is not None and unfinished <= attempts.final_shards():
+        _cancel_successors(own_submission)
     if failed:
         attempts.record_end("failed")
-        print(f"{name}: {failed} of {len(todo)} shards failed; see {run.folder / name / 'failures.jsonl'}", flush=True)
+        print(
+            f"{step_name}: {failed} of {len(todo)} shards failed; see {run.folder / step_name / 'failures.jsonl'}",
+            flush=True,
+        )
         sys.exit(EXIT_FAILED)
-    if left:
+    if unfinished:
         attempts.record_end("interrupted")
-        _exit_interrupted(run, step, attempts.job, f"stopped by {stop.reason} with {len(left)} shards left")
+        _exit_interrupted(run, step, attempts.job, f"stopped by {stop.reason} with {len(unfinished)} shards left")
     attempts.record_end("done")
-    return f"{name}: {len(todo)} shards written"
+    return f"{step_name}: {len(todo)} shards written"
 
 
 class _TaskLog(logging.Handler):
@@ -99,7 +104,7 @@ class _TaskLog(logging.Handler):
             print(record.getMessage(), file=sys.stderr, flush=True)
 
 
-def _show_log() -> None:
+def _configure_logging() -> None:
     """By itself Python shows warnings alone."""
     package = logging.getLogger("lumen_hpc")
     package.setLevel(logging.INFO)
@@ -107,23 +112,23 @@ def _show_log() -> None:
         package.addHandler(_TaskLog())
 
 
-def _exit_interrupted(run: Run, step: Step, job: str, why: str) -> NoReturn:
+def _exit_interrupted(run: Run, step: Step, job: str, reason: str) -> NoReturn:
     """Ends a task with work left, and says what goes on with it; where the profile wants it so, the same job."""
-    next_one = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
+    continuation = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
     if not step.stage.successors(run.settings):
-        next_one = "nothing goes on by itself"
-    print(f"{step.name}: {why}; {next_one}", flush=True)
+        continuation = "nothing goes on by itself"
+    print(f"{step.name}: {reason}; {continuation}", flush=True)
     if run.profile.requeue and job:
         _requeue(run, step.name, job)
     sys.exit(EXIT_INTERRUPTED)
 
 
-def _requeue(run: Run, name: str, job: str) -> None:
+def _requeue(run: Run, step_name: str, job: str) -> None:
     """Queues this job again; in a container, which has no scontrol, its batch script does (sbatch.REQUEUE)."""
     if run.profile.container.kind == "none":
         slurm.requeue(job)
     else:
-        (run.folder / name / "logs" / f"{job}.requeue").touch()
+        (run.folder / step_name / "logs" / f"{job}.requeue").touch()
 
 
 def _use_scratch(setting: str) -> None:
@@ -153,47 +158,49 @@ def _cancel_successors(submission: Path | None) -> None:
     if submission is None:
         return
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    own = array or os.environ["SLURM_JOB_ID"]
+    current_job = array or os.environ["SLURM_JOB_ID"]
     jobs = json.loads((submission / "plan.json").read_text())["jobs"]
-    here = next((job for job in jobs if job["id"] == own), None)
-    if here is None:  # the submitting command is still at it: Slurm's dependencies have to do
+    own_record = next((job for job in jobs if job["id"] == current_job), None)
+    if own_record is None:  # the submitting command is still at it: Slurm's dependencies have to do
         return
-    later = [
+    successor_ids = [
         job["id"] for job in jobs
-        if (job["step"], job["packs"]) == (here["step"], here["packs"]) and job["link"] > here["link"]
+        if (job["step"], job["packs"]) == (own_record["step"], own_record["packs"]) and job["link"] > own_record["link"]
     ]  # fmt: skip
-    slurm.cancel_pending([f"{id_}_{task}" if task else id_ for id_ in later])
+    slurm.cancel_pending([f"{id_}_{task}" if task else id_ for id_ in successor_ids])
 
 
-def _open(stages: Sequence[Stage], folder: Path, submission: Path, name: str) -> tuple[Run, Step, list[Step]]:
+def _open_step(stages: Sequence[Stage], folder: Path, submission: Path, step_name: str) -> tuple[Run, Step, list[Step]]:
     settings, profile = config_file.load(submission / "config.yaml")
-    everything = graph.steps(stages, settings, name)
-    step = next((step for step in everything if step.name == name), None)
+    all_steps = graph.steps(stages, settings, step_name)
+    step = next((step for step in all_steps if step.name == step_name), None)
     if step is None:
-        step = Step(next(stage for stage in stages if stage.name == name))
-    return Run(folder, settings, profile), step, everything
+        step = Step(next(stage for stage in stages if stage.name == step_name))
+    return Run(folder, settings, profile), step, all_steps
 
 
-def _todo(run: Run, step: Step, everything: list[Step], shards: list[int], patience_s: float = 0.0) -> list[int]:
+def _unfinished_shards(
+    run: Run, step: Step, all_steps: list[Step], shards: list[int], patience_s: float = 0.0
+) -> list[int]:
     """The shards that are not done, once this node sees what they read: another one may have written it just now."""
     deadline = time.monotonic() + patience_s
     while True:
-        known = plan.inputs(run, step, everything)
-        if all(known[index] is not None for index in shards):
+        input_hashes = plan.inputs(run, step, all_steps)
+        if all(input_hashes[index] is not None for index in shards):
             break
         if time.monotonic() > deadline:
             raise UserError(f"stage {step.name}: what it reads has not finished: {', '.join(step.after)}")
-        time.sleep(LOOK_S)
-    unfinished = set(plan.missing_shards(run, step, everything))
+        time.sleep(POLL_INTERVAL_S)
+    unfinished = set(plan.missing_shards(run, step, all_steps))
     return [index for index in shards if index in unfinished]
 
 
 def _inputs_verified(
-    pipeline: Pipeline, task: Task, everything: list[Step], todo: list[int], submission: Path, attempts: Attempts
+    pipeline: Pipeline, task: Task, all_steps: list[Step], todo: list[int], submission: Path, attempts: Attempts
 ) -> bool:
     """True once what the shards read is verified; False if asked to stop meanwhile."""
     try:
-        attempts.wait_seconds = repair.verify_inputs(pipeline, task, everything, todo, submission)
+        attempts.wait_seconds = repair.verify_inputs(pipeline, task, all_steps, todo, submission)
     except Interrupted:
         return False
     except UserError as error:
@@ -206,11 +213,11 @@ def _inputs_verified(
 class _Writer:
     """Writes shards of a step, one after the other, and their lines of the manifest."""
 
-    def __init__(self, task: Task, everything: list[Step], attempts: Attempts, watchdog: Watchdog) -> None:
+    def __init__(self, task: Task, all_steps: list[Step], attempts: Attempts, watchdog: Watchdog) -> None:
         self._task, self._attempts, self._watchdog = task, attempts, watchdog
         self._count = task.step.stage.shards(task.settings)
-        self._inputs = plan.inputs(task.run, task.step, everything)
-        self._begun = self._settled = time.monotonic()
+        self._inputs = plan.inputs(task.run, task.step, all_steps)
+        self._shard_start = self._last_sync = time.monotonic()
 
     def write(self, todo: list[int]) -> int:
         """The number of shards that failed. A stop request lets the current one finish."""
@@ -247,7 +254,7 @@ class _Writer:
         """One shard; ranks but the first take part in its work alone."""
         task = self._task
         files: list[dict[str, Any]] = []
-        rows = _watched(process(shard), task.folder, self._watchdog, files)
+        rows = _observe_rows(process(shard), task.folder, self._watchdog, files)
         if not task.ranks.first:
             for _ in rows:
                 pass
@@ -256,11 +263,11 @@ class _Writer:
                                 lambda: task.expected)  # fmt: skip
         written = write_shard(task.folder, shard, rows, task.step.stage.volatile)
         now = time.monotonic()
-        manifest.append(task.folder / manifest.NAME, self._line(shard, written, files, now - self._begun))
-        if now - self._settled > SETTLE_SECONDS:
+        manifest.append(task.folder / manifest.NAME, self._line(shard, written, files, now - self._shard_start))
+        if now - self._last_sync > SYNC_INTERVAL_S:
             manifest.sync(task.folder)
-            self._settled = now
-        self._begun = now
+            self._last_sync = now
+        self._shard_start = now
 
     def _line(self, shard: Shard, written: Written, files: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
         """The manifest line of a shard."""
@@ -270,25 +277,25 @@ class _Writer:
             "shard": shard.index, "of": shard.count, "rows": written.rows, "sha256": written.sha256,
             "content": written.content, "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": files,
             "inputs": str(self._inputs[shard.index]), "config": config_file.digest(task.settings, stage.settings),
-            "code": _code(), "seconds": round(seconds, 3),
+            "code": _snapshot_name(), "seconds": round(seconds, 3),
             "gpu_seconds": round(seconds * resources.gpus * resources.nodes, 3), "node": socket.gethostname(),
             "pack": self._attempts.pack, "attempt": self._attempts.number, "finished": manifest.now(),
         }  # fmt: skip
 
 
-def _watched(
+def _observe_rows(
     rows: Iterable[dict[str, Any]], folder: Path, watchdog: Watchdog, files: list[dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """The rows, with the watchdog fed and the files that they record collected; their times spare later hashing."""
     for row in rows:
         watchdog.beat()
         if set(row) >= {"file", "bytes", "sha256"}:
-            noted = {key: row[key] for key in ("file", "bytes", "sha256")}
-            files.append(noted | {"mtime_ns": (folder / row["file"]).stat().st_mtime_ns})
+            record = {key: row[key] for key in ("file", "bytes", "sha256")}
+            files.append(record | {"mtime_ns": (folder / row["file"]).stat().st_mtime_ns})
         yield row
 
 
-def _code() -> str:
+def _snapshot_name() -> str:
     """The snapshot's name: the hash of the code that runs."""
     return Path(__file__).resolve().parents[2].name
 
@@ -298,20 +305,20 @@ class Stop:
 
     def __init__(self) -> None:
         self.reason = ""
-        self._told: Callable[[], None] = lambda: None
+        self._callback: Callable[[], None] = lambda: None
         for number in (signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(number, self._set)
+            signal.signal(number, self._handle)
 
-    def _set(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: Any) -> None:
         if not self.reason:
             self.reason = signal.Signals(number).name
-            self._told()
+            self._callback()
 
-    def tell(self, whom: Callable[[], None]) -> None:
-        """Has `whom` called when the request comes, and now if it has come."""
-        self._told = whom
+    def on_request(self, callback: Callable[[], None]) -> None:
+        """Has `callback` called when the request comes, and now if it has come."""
+        self._callback = callback
         if self.reason:
-            whom()
+            callback()
 
     def requested(self) -> bool:
         return bool(self.reason)

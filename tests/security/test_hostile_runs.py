@@ -295,7 +295,7 @@ def test_a_forged_plan_does_not_cancel_the_jobs_of_who_reads_it(run, monkeypatch
     monkeypatch.setattr(slurm, "cluster", lambda: "")
     monkeypatch.setattr(slurm, "queue", lambda *_: {"4711": mine})
     monkeypatch.setattr(slurm, "cancel", lambda ids: cancelled.extend(ids) or [])
-    monkeypatch.setattr(live, "unrecorded", lambda *_: [])
+    monkeypatch.setattr(live, "unrecorded_ids", lambda *_: [])
     os.chown(run, STRANGER, -1)
     assert shell(run, "cancel") == 2
     assert f"user {STRANGER}'s, who alone can cancel them" in capsys.readouterr().err and cancelled == []

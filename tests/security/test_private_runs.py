@@ -218,7 +218,7 @@ def test_a_verb_on_a_restricted_run_writes_private_files_too(tmp_path):
     words = [f"runs={tmp_path}", "run=mine", "data=mimic", "recipe=lumen", "data.mimic_cxr=/a", "data.diff_vqa=/b"]
     submitted = resolve(["stage=full", *words])
     config_file.save(submitted, tmp_path / "mine" / "config.yaml")
-    assert commands.existing(resolve(["cancel", *words[:2]])).restricted
+    assert commands.existing_run(resolve(["cancel", *words[:2]])).restricted
     (tmp_path / "plan.json").write_text("{}")  # as cancel writes it anew
     assert stat.S_IMODE((tmp_path / "plan.json").stat().st_mode) == 0o600
 

@@ -87,7 +87,7 @@ def test_status_shows_how_long_both_trainings_will_take(monkeypatch, tmp_path):
     steps.follow(iter([4.0]), "base", 5, lambda: None)
     manifest.append(folder / "attempts.jsonl", {"event": "began", "job": "", "chain": "", "pack": 0})
     with lock.held(tmp_path):
-        found = status.of(run, [jobs.pretrain.STAGE])[0]
+        found = status.read(run, [jobs.pretrain.STAGE])[0]
     assert found.progress == "step 4 of 8, 2 s a step in 1 process, measured in this run"
     assert found.eta_seconds == 8.0
     pretrain._Steps(folder, run.settings.pretrain)

@@ -38,5 +38,5 @@ def finish(run: Run, step: Step, graph: list[Step], shards: list[int] | None = N
 def submit_chain(request: Request, stages: list[Stage]) -> tuple[Run, list[dict]]:
     run = submit.open_run(request)
     submit.prepare_folder(run)
-    plans, upstream_job_ids = submit.make(request, stages, run)
+    plans, upstream_job_ids = submit.make_plans(request, stages, run)
     return run, submit.submit(request, Pipeline(tuple(stages), jobs.run_pack), run, plans, upstream_job_ids).jobs

@@ -105,7 +105,7 @@ def test_without_confirm_nothing_is_done(finished: list[str], tmp_path: Path, ca
 def test_a_dry_run_says_that_it_would_have_to_be_confirmed(
     finished: list[str], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands.submission, "make", lambda *_: ([], {}))  # no file of the run's is whole
+    monkeypatch.setattr(commands.submission, "make_plans", lambda *_: ([], {}))  # no file of the run's is whole
     assert launch.main(["stage=full", *finished, "seed=3", "dry_run=true"]) == 0
     refused = capsys.readouterr().out.partition("a submission would be refused: ")[2]
     assert refused.startswith("run=first: these settings redo finished work (")

@@ -69,7 +69,7 @@ def test_a_training_s_own_steps_replace_the_estimate_in_plan_dry_run_and_status(
         plans = plan.make(run, [step], [step], {})
         console = Console(file=io.StringIO(), width=300)
         dry_run.show(request, pipeline, run, plans, {}, console)
-        return console.file.getvalue(), plans[0], status.of(run, [stage])[0]
+        return console.file.getvalue(), plans[0], status.read(run, [stage])[0]
 
     before, planned, state = shown()
     assert "MFU 0.34 (measured on one H200, 2026-11-28" in before and "~" in before and not state.progress

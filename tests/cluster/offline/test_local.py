@@ -57,7 +57,7 @@ def interrupted_run(request_here: Request, stages: list[Stage], monkeypatch: pyt
     request_here.profile.executor = "local"
     pipeline = Pipeline(tuple(stages), jobs.run_pack)
     run = submit.open_run(request_here)
-    plans, _ = submit.make(request_here, stages, run, {})
+    plans, _ = submit.make_plans(request_here, stages, run, {})
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     try:
         with submit.writing(run), pytest.raises(KeyboardInterrupt):

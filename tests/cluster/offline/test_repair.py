@@ -24,8 +24,8 @@ def test_a_task_that_gets_no_answer_asks_again_and_keeps_its_nodes(
 
     monkeypatch.setattr(repair, "corrupt", lambda *_: next(looks))
     monkeypatch.setattr(repair, "_resubmit", resubmit)
-    monkeypatch.setattr(repair, "ASK_S", 0.0)
-    monkeypatch.setattr(repair, "LOOK_S", 0.0)
+    monkeypatch.setattr(repair, "QUEUE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(repair, "POLL_INTERVAL_S", 0.0)
     task = SimpleNamespace(
         run=None, step=None, ranks=SimpleNamespace(first=True), beat=lambda: None, should_stop=lambda: False
     )

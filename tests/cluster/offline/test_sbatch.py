@@ -33,7 +33,7 @@ def _scripts(stages: list[Stage], **profile: object) -> str:
     for key, value in profile.items():
         setattr(request.profile, key, value)
     run = submit.open_run(request)
-    plans, upstream_job_ids = submit.make(request, stages, run)
+    plans, upstream_job_ids = submit.make_plans(request, stages, run)
     text = "".join(
         f"=== {label}\n{script}" for label, script in submit.scripts(request, stages, run, plans, upstream_job_ids)
     )
@@ -73,7 +73,7 @@ def test_the_scripts_of_a_site_with_everything_set(stages: list[Stage]):
 
 def test_a_submission_is_what_the_dry_run_shows(fake: Path, request_here: Request, stages: list[Stage]):
     run = submit.open_run(request_here)
-    plans, upstream_job_ids = submit.make(request_here, stages, run)
+    plans, upstream_job_ids = submit.make_plans(request_here, stages, run)
     shown = dict(submit.scripts(request_here, stages, run, plans, upstream_job_ids))
     _, jobs = submit_chain(request_here, stages)
     ids = {label: job["id"] for label, job in zip(shown, jobs)}

@@ -95,7 +95,7 @@ def test_a_lost_job_is_found_where_users_have_no_scontrol(fake: Path, request_he
     line = f"77|PENDING|Priority||N/A|{os.getuid()}|r.answer-a"
     script = f'[ "$6" = "%o" ] && echo {run.folder}/submissions/0001/answer-a.sh || echo "{line}"'
     (fake / "bin" / "squeue").write_text(f"#!/bin/sh\n{script}\n")
-    assert live.unrecorded(run, slurm.queue()) == ["77"]
+    assert live.unrecorded_ids(run, slurm.queue()) == ["77"]
 
 
 @pytest.mark.parametrize("state", ["SUSPENDED", "STOPPED", "CONFIGURING", "SIGNALING", "RESIZING", "STAGE_OUT"])
@@ -105,7 +105,7 @@ def test_a_job_that_holds_nodes_runs_and_a_suspended_one_says_so(
     run, submitted = submit_chain(request_here, stages)
     first = submitted[0]
     (fake / "queue").write_text(f"{first['id']}|{state}|None|n1|N/A|{os.getuid()}|{first['name']}")
-    shown = status.of(run, stages)[0]
+    shown = status.read(run, stages)[0]
     assert (shown.state, shown.running) == ("running", 1)
     assert ("suspended" in " ".join(shown.waits)) == (state in ("SUSPENDED", "STOPPED"))
 
@@ -160,7 +160,7 @@ def test_a_gate_that_cannot_start_now_says_why_its_readers_wait(
         f"{gate_['id']}|PENDING|JobHeldUser||N/A|{os.getuid()}|{gate_['name']}\n"
         f"{reader['id']}_0|PENDING|Dependency||N/A|{os.getuid()}|{reader['name']}\n"
     )
-    first, answer_a, *_ = status.of(run, stages)
+    first, answer_a, *_ = status.read(run, stages)
     assert (first.state, answer_a.state, answer_a.waits) == ("done", "queued", [])
     (line,) = first.waits
     assert line.startswith("what reads it waits for its gate: ") and f"scontrol release {gate_['id']}" in line
@@ -223,11 +223,11 @@ def test_a_gate_waits_for_a_manifest_that_its_node_sees_late(
 def test_a_task_waits_for_input_that_its_node_sees_late(run: Run, stages: list[Stage], at_the_first_pause) -> None:
     steps = graph.steps(stages, run.settings)
     pauses = at_the_first_pause(worker, lambda: finish(run, steps[0], steps))
-    assert worker._todo(run, steps[1], steps, [0, 2], patience_s=600) == [0, 2]
+    assert worker._unfinished_shards(run, steps[1], steps, [0, 2], patience_s=600) == [0, 2]
     assert len(pauses) == 1
     (run.folder / "first" / "manifest.jsonl").unlink()
     with pytest.raises(UserError, match="what it reads has not finished: first"):
-        worker._todo(run, steps[1], steps, [0, 2])
+        worker._unfinished_shards(run, steps[1], steps, [0, 2])
 
 
 def _unknown(*_: object) -> None:

@@ -71,9 +71,9 @@ def test_a_job_of_the_same_name_of_another_run_is_left_alone(fake: Path, request
     run, _ = submit_chain(request_here, stages)
     (fake / "queue").write_text(f"77|PENDING|Priority||N/A|{os.getuid()}|r.answer-a")
     (fake / "job-77").write_text("StdOut=/elsewhere/r/answer-a/logs/77_0_log.out\n")
-    assert live.unrecorded(run, slurm.queue()) == []
+    assert live.unrecorded_ids(run, slurm.queue()) == []
     (fake / "job-77").write_text(f"StdOut={run.folder}/answer-a/logs/77_0_log.out\n")
-    assert live.unrecorded(run, slurm.queue()) == ["77"]
+    assert live.unrecorded_ids(run, slurm.queue()) == ["77"]
 
 
 def test_jobs_that_cannot_be_cancelled_are_named_and_the_exit_code_is_1(
@@ -135,10 +135,10 @@ def test_a_finished_step_whose_input_is_being_made_anew_is_queued_and_not_done(
     for step in steps:
         finish(run, step, steps)
     _queue(fake, [job for job in submitted if job["step"] == "last"])
-    last = next(item for item in status.of(run, stages) if item.step == "last")
+    last = next(item for item in status.read(run, stages) if item.step == "last")
     assert (last.state, last.done, last.shards, last.queued) == ("queued", 0, 1, 1)
     _queue(fake, [job for job in submitted if job["step"] == "last" and job["link"]])
-    last = next(item for item in status.of(run, stages) if item.step == "last")
+    last = next(item for item in status.read(run, stages) if item.step == "last")
     assert (last.state, last.done, last.queued) == ("done", 1, 0), "a successor only stands by"
 
 
@@ -206,12 +206,12 @@ def test_watch_looks_at_the_files_of_a_line_once(run: Run, stages: list[Stage], 
     stat = os.stat
     spy = lambda name, **more: (looked.append(str(name)) if "shard-" in str(name) else None, stat(name, **more))[1]  # noqa: E731
     monkeypatch.setattr(manifest.os, "stat", spy)
-    first = [item.done for item in status.of(watched, stages)]
+    first = [item.done for item in status.read(watched, stages)]
     assert set(looked) == {Shard(0, 1).file, Shard(0, 4).file, Shard(1, 4).file}
     looked.clear()
     finish(run, steps[1], steps, [2])
     looked.clear()
-    second = [item.done for item in status.of(watched, stages)]
+    second = [item.done for item in status.read(watched, stages)]
     assert (first[:2], second[:2]) == ([1, 2], [1, 3])
     assert looked == [Shard(2, 4).file]
 
@@ -221,13 +221,13 @@ def test_a_pending_job_that_can_never_start_is_stuck_with_its_reason(
 ):
     run, submitted = submit_chain(request_here, stages)
     _queue(fake, submitted, reason="PartitionTimeLimit")
-    first, *_ = status.of(run, stages)
+    first, *_ = status.read(run, stages)
     assert first.state == "stuck" and "cannot start as submitted" in first.waits[0]
-    assert first.todo.startswith(
+    assert first.first_fix.startswith(
         f"python launch.py cancel stage=first {run.arguments}, then submit again with: a smaller"
     )
     _queue(fake, submitted, reason="QOSGrpGRES")
-    first, *_ = status.of(run, stages)
+    first, *_ = status.read(run, stages)
     assert first.state == "queued" and "starts when others end" in first.waits[0]
 
 
@@ -273,7 +273,7 @@ def test_a_run_with_jobs_in_the_queue_does_not_start_on_this_machine_too(
     with pytest.raises(UserError, match=r"jobs 1000, 1001.* are in Slurm's queue"):
         commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
     (fake / "queue").write_text("")
-    live.require_none(run)
+    live.require_no_jobs(run)
 
 
 def test_a_run_is_not_cancelled_in_the_middle_of_its_submission(fake: Path, request_here: Request, stages: list[Stage]):
@@ -379,7 +379,7 @@ def test_a_slow_sacct_is_waited_for_once_a_status(
     asked, ask = [], slurm.ask
     monkeypatch.setattr(slurm, "ask", lambda *words, **options: asked.append(words[0]) or ask(*words, **options))
     monkeypatch.setattr(status, "Accounting", lambda: Accounting(patience=0.2))
-    shown = status.of(run, stages)
+    shown = status.read(run, stages)
     assert asked.count("sacct") == 1
     assert {item.state for item in shown} == {"failed"}
     assert "killed from outside" in shown[0].failures[0]["error"], "what is known without it"

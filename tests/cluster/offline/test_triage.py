@@ -241,14 +241,14 @@ def test_a_corrupt_shard_is_a_failure_with_what_to_do(run: Run, stages: list[Sta
     answer = next(step for step in pipeline if step.name == "answer-a")
     file = run.folder / "answer-a" / "shard-00002-of-00004.jsonl"
     file.write_bytes(b"x" * file.stat().st_size)
-    shown = {item.step: item for item in status.of(run, stages)}
+    shown = {item.step: item for item in status.read(run, stages)}
     assert (shown["answer-a"].state, shown["answer-a"].failures[0]["shards"]) == ("failed", [2])
     assert f"{file}: not the file that manifest.jsonl records" in shown["answer-a"].failures[0]["error"]
-    assert shown["answer-a"].todo.endswith(f"python launch.py stage=answer {run.arguments}")
+    assert shown["answer-a"].first_fix.endswith(f"python launch.py stage=answer {run.arguments}")
     assert {item.state for name, item in shown.items() if name != "answer-a"} == {"done"}, (
         "what read it before is right"
     )
-    assert status.by_files(run, stages)[1].failures == shown["answer-a"].failures
+    assert status.read_files(run, stages)[1].failures == shown["answer-a"].failures
     file.unlink()
     (kind,) = triage.corrupt(run, answer, pipeline, [2])
     assert kind.shards == {2}
@@ -273,8 +273,8 @@ def test_a_lost_shard_that_was_submitted_again_in_vain_is_a_failure_of_that_subm
     _failed(folder, [2], "RuntimeError: of the first submission, and past", chain="0001")
 
     def errors() -> list[str]:
-        (step,) = (item for item in status.of(run, stages) if item.step == "answer-a")
-        (by_files,) = (item for item in status.by_files(run, stages) if item.step == "answer-a")
+        (step,) = (item for item in status.read(run, stages) if item.step == "answer-a")
+        (by_files,) = (item for item in status.read_files(run, stages) if item.step == "answer-a")
         assert step.state == "failed" and step.failures == by_files.failures
         return [kind["error"].partition(": ")[2] for kind in step.failures]
 

@@ -43,7 +43,7 @@ def test_what_the_package_logs_is_in_the_tasks_log(capsys: pytest.CaptureFixture
     try:
         package.handlers, package.propagate = [], False
         for _ in range(2):  # as a process that works on two packs
-            worker._show_log()
+            worker._configure_logging()
         logging.getLogger("lumen_hpc.training.auto").info("train.zero=%d", 2)
         logging.getLogger("other").info("no part of it")
     finally:
@@ -106,7 +106,7 @@ def test_what_is_killed_after_it_was_asked_to_stop_is_a_preemption_and_no_crash(
         attempts.record_begin()
         stop = Stop()
         os.kill(os.getpid(), signal.SIGUSR2)
-        stop.tell(attempts.record_stop_request)  # as where the request comes before the attempt is on record
+        stop.on_request(attempts.record_stop_request)  # as where the request comes before the attempt is on record
         os.kill(os.getpid(), signal.SIGTERM)
     folder = run.folder / step.name
     assert [row["event"] for row in manifest.read(folder / "attempts.jsonl")] == ["began", "asked"] * 2
@@ -144,8 +144,8 @@ def test_a_task_that_asks_for_gpus_and_sees_none_is_named_by_status(
         attempts = Attempts(run, step, pack, rank=0)
         attempts.record_begin()
         attempts.record_end("done")
-    found = status.by_files(run, [step.stage])[0]
-    shown = status_table._text(status_table.parts(run, [found]))
+    found = status.read_files(run, [step.stage])[0]
+    shown = status_table._render(status_table.parts(run, [found]))
     line = f"{step.name}: it asks for GPUs, and torch 2.13.0 sees none on {socket.gethostname()}; fix: "
     assert (shown.count(line), "torch 2.13.0 sees none" in capsys.readouterr().err) == (int(noted), noted)
 
