@@ -30,22 +30,22 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of a finished phantom run")
     parser.add_argument("--judge", action="store_true", help="score every cheat's answers by the grammar's rule too")
     parser.add_argument("--ideal", action="store_true", help="the best reader in the place of the run's models")
-    chosen = parser.parse_args()
-    inputs, settings, seed = run_inputs(chosen.run, ideal=chosen.ideal)
+    options = parser.parse_args()
+    inputs, settings, seed = run_inputs(options.run, ideal=options.ideal)
     world = World.of(inputs)
-    scored: list[Scored] = []
+    scores_of: list[Scored] = []
     head = ("answerer", "difference F1 / ROUGE-L", "prediction F1 / BLEU-4 / ROUGE-L / judge",
             "recall / precision / accuracy / polarity / finding F1", "gates passed", "caught by",
             "shown by")  # fmt: skip
     print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for cheat in CHEATS:
         answers = list(rows(cheat, world))
-        scores = judged(inputs, answers) if chosen.judge else ()
+        scores = judge_scores(inputs, answers) if options.judge else ()
         learned = (
             [*inputs.training_meta, *(r["meta"] for r in inputs.records)] if cheat.learns_test else inputs.training_meta
         )
-        scored.append(score(replace(inputs, training_meta=learned), settings, seed, cheat.name, answers, scores))
-        print(line(scored[-1], scored[0]), flush=True)
+        scores_of.append(score(replace(inputs, training_meta=learned), settings, seed, cheat.name, answers, scores))
+        print(line(scores_of[-1], scores_of[0]), flush=True)
 
 
 def run_inputs(folder: Path, *, ideal: bool = False) -> tuple[Any, Evaluate, int]:
@@ -61,15 +61,15 @@ def run_inputs(folder: Path, *, ideal: bool = False) -> tuple[Any, Evaluate, int
     inputs = evaluate.inputs(Task(Run(folder.resolve(), settings, profile), Step(evaluate.STAGE, "")))
     # Streams, each read by every answerer.
     inputs = replace(inputs, records=list(inputs.records), training_meta=list(inputs.training_meta))
-    answers = {} if ideal else {model: list(each) for model, each in inputs.answers.items()}
+    answers = {} if ideal else {model: list(rows_of_model) for model, rows_of_model in inputs.answers.items()}
     if ideal:
         reader = next(cheat for cheat in CHEATS if cheat.name == "ideal reader")
-        read = list(rows(reader, World.of(replace(inputs, answers={"lumen": []}, training_meta=[]))))
-        answers = {model: [row | {"model": model} for row in read] for model in ("ft", "lumen")}
+        ideal_answers = list(rows(reader, World.of(replace(inputs, answers={"lumen": []}, training_meta=[]))))
+        answers = {model: [row | {"model": model} for row in ideal_answers] for model in ("ft", "lumen")}
     return replace(inputs, answers=answers, scores={}), settings.evaluate, settings.seed
 
 
-def judged(inputs: Any, answers: Sequence[dict]) -> list[dict]:
+def judge_scores(inputs: Any, answers: Sequence[dict]) -> list[dict]:
     """The grammar rule's scores of the answers."""
     from lumen_hpc.config.schema import EngineSettings, Judge
     from lumen_hpc.language.engine import open_engine
@@ -85,17 +85,17 @@ def judged(inputs: Any, answers: Sequence[dict]) -> list[dict]:
     return list(judge(items, open_engine(EngineSettings()), Judge(canaries=0), 0))
 
 
-def line(one: Scored, model: Scored) -> str:
+def line(scored: Scored, model: Scored) -> str:
     """An answerer as a row of a Markdown table."""
 
     def cells(*columns: tuple[str, str]) -> str:
-        return " / ".join("–" if one.values[c] is None else f"{one.values[c]:.3f}" for c in columns)
+        return " / ".join("–" if scored.values[c] is None else f"{scored.values[c]:.3f}" for c in columns)
 
-    caught = [gate for gate in one.failed if gate not in model.failed]
-    named = "; ".join(caught[:2]) + (f"; and {len(caught) - 2} more" if len(caught) > 2 else "")
-    parts = (one.name, cells(*COLUMNS[:2]), cells(*COLUMNS[2:6]), cells(*COLUMNS[6:]),
-             f"{one.gates - len(one.failed)} of {one.gates}", named or "none",
-             "; ".join(one.shown) or "nothing")  # fmt: skip
+    new_failures = [gate for gate in scored.failed if gate not in model.failed]
+    gate_names = "; ".join(new_failures[:2]) + (f"; and {len(new_failures) - 2} more" if len(new_failures) > 2 else "")
+    parts = (scored.name, cells(*COLUMNS[:2]), cells(*COLUMNS[2:6]), cells(*COLUMNS[6:]),
+             f"{scored.gates - len(scored.failed)} of {scored.gates}", gate_names or "none",
+             "; ".join(scored.shown) or "nothing")  # fmt: skip
     return f"| {' | '.join(parts)} |"
 
 

@@ -77,11 +77,11 @@ def rehearsal(folder: Path) -> Path:
     return nvila.save(make_tiny(texts, width=32, layers=2, vision_width=32), folder / "tiny")
 
 
-def rank(given: argparse.Namespace, folder: Path, ranks: Ranks) -> None:
+def rank(options: argparse.Namespace, folder: Path, ranks: Ranks) -> None:
     """One rank's part: the run straight through, then the one that is stopped and resumed."""
-    base = folder / "tiny" if given.rehearse else Path(given.base)
-    settings = settings_of(given)
-    for name, stops in (("whole", [0]), ("resumed", [given.steps // 2, 0])):
+    base = folder / "tiny" if options.rehearse else Path(options.base)
+    settings = settings_of(options)
+    for name, stops in (("whole", [0]), ("resumed", [options.steps // 2, 0])):
         for stop in stops:
             out = folder / name
             outcome = fine_tune(
@@ -97,48 +97,47 @@ def rank(given: argparse.Namespace, folder: Path, ranks: Ranks) -> None:
                 print(f"{name}: {outcome}", flush=True)
 
 
-def settings_of(given: argparse.Namespace) -> Train:
+def settings_of(options: argparse.Namespace) -> Train:
     """The paper's settings, or a tiny model's."""
-    same = {"steps": given.steps, "keep_checkpoints": 1, "checkpoint_every": max(1, given.steps // 3)}
-    if given.rehearse:
-        return Train(global_batch=16, precision="fp32", max_tokens=512, token_budget=512, zero=given.zero, **same)
-    same["checkpointing"] = "full"
-    return Train(global_batch=given.global_batch, token_budget=given.token_budget, zero=given.zero, **same)
+    common = {"steps": options.steps, "keep_checkpoints": 1, "checkpoint_every": max(1, options.steps // 3)}
+    if options.rehearse:
+        return Train(global_batch=16, precision="fp32", max_tokens=512, token_budget=512, zero=options.zero, **common)
+    common["checkpointing"] = "full"
+    return Train(global_batch=options.global_batch, token_budget=options.token_budget, zero=options.zero, **common)
 
 
 def reached(out: Path, stop: int) -> bool:
     """Whether the next step in this folder is the one to stop at; 0 for none."""
     file = out / "metrics.jsonl"
-    done = file.read_text().count("\n") if file.exists() else 0
-    return bool(stop) and done + 1 >= stop
+    steps_done = file.read_text().count("\n") if file.exists() else 0
+    return bool(stop) and steps_done + 1 >= stop
 
 
-def verdict(given: argparse.Namespace, folder: Path, world_size: int) -> int:
+def verdict(options: argparse.Namespace, folder: Path, world_size: int) -> int:
     """Prints what was found beside the plan; the exit code."""
     rows = {name: [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
             for name in ("whole", "resumed")}  # fmt: skip
-    base = folder / "tiny" if given.rehearse else Path(given.base)
-    images = Workload(tiles=1, image_tokens=17, text_tokens=60) if given.rehearse else Workload()
-    planned = plan(settings_of(given), world_size, sizes=Sizes.read(base), workload=images)
-    steady = [row["timing"] for row in rows["whole"][2:]]
-    rate = float(np.median([timing["tokens_per_s"] for timing in steady]))
+    base = folder / "tiny" if options.rehearse else Path(options.base)
+    images = Workload(tiles=1, image_tokens=17, text_tokens=60) if options.rehearse else Workload()
+    expected = plan(settings_of(options), world_size, sizes=Sizes.read(base), workload=images)
+    timings = [row["timing"] for row in rows["whole"][2:]]
+    rate = float(np.median([timing["tokens_per_s"] for timing in timings]))
     faults = []
-    print(f"{world_size} ranks, {given.steps} steps: {rate:,.0f} tokens/s, {rate / world_size:,.0f} a GPU")
-    if "mfu" in steady[0]:
-        print(f"MFU {100 * float(np.median([timing['mfu'] for timing in steady])):.0f} %")
-    if "memory_gb" in steady[0]:
-        memory = max(timing["memory_gb"] for timing in steady)
-        print(f"memory {memory:.1f} GB a GPU; planned {planned}")
-        if memory > planned.memory_gb:
+    print(f"{world_size} ranks, {options.steps} steps: {rate:,.0f} tokens/s, {rate / world_size:,.0f} a GPU")
+    if "mfu" in timings[0]:
+        print(f"MFU {100 * float(np.median([timing['mfu'] for timing in timings])):.0f} %")
+    if "memory_gb" in timings[0]:
+        memory = max(timing["memory_gb"] for timing in timings)
+        print(f"memory {memory:.1f} GB a GPU; planned {expected}")
+        if memory > expected.memory_gb:
             faults.append("more memory than planned")
-    restart = next(r["timing"] for r in rows["resumed"][given.steps // 2 :] if "start_to_first_step" in r["timing"])
+    restart = next(r["timing"] for r in rows["resumed"][options.steps // 2 :] if "start_to_first_step" in r["timing"])
     stall = max(row["timing"]["checkpoint_stall"] for row in rows["resumed"])
     print(f"restart to first step {restart['start_to_first_step']:.1f} s; longest stall for a checkpoint {stall:.2f} s")
-    differ = [a["step"] for a, b in zip(rows["whole"], rows["resumed"], strict=True) if a["loss"] != b["loss"]]
+    unequal_steps = [a["step"] for a, b in zip(rows["whole"], rows["resumed"], strict=True) if a["loss"] != b["loss"]]
     difference = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows["whole"], rows["resumed"]))
-    print(
-        f"resumed losses: {'bit-equal' if not differ else f'up to {difference:.2g} different from step {differ[0]} on'}"
-    )
+    comparison = f"up to {difference:.2g} different from step {unequal_steps[0]} on" if unequal_steps else "bit-equal"
+    print(f"resumed losses: {comparison}")
     if difference > 1e-3:  # kernels whose sums come in any order may differ in the last bits
         faults.append("the resumed run is another run")
     for fault in faults:
@@ -159,42 +158,42 @@ def main() -> int:
     parser.add_argument("--rank", type=int, default=-1, help=argparse.SUPPRESS)
     parser.add_argument("--world", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--job", default="", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if not given.base and not given.rehearse:
+    options = parser.parse_args()
+    if not options.base and not options.rehearse:
         parser.error("--base FOLDER (or --rehearse) is needed")
     under_srun = "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1
-    if under_srun and not given.folder:
+    if under_srun and not options.folder:
         parser.error("under srun, --folder must be a folder that all nodes share")
-    if given.rank >= 0 or under_srun:
-        return _as_rank(given, under_srun)
+    if options.rank >= 0 or under_srun:
+        return _as_rank(options, under_srun)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(given.folder or scratch)
-        _prepare(given, folder)
-        world_size = given.ranks if given.rehearse else torch.cuda.device_count()
-        return _start(given, folder, world_size) or verdict(given, folder, world_size)
+        folder = Path(options.folder or scratch)
+        _prepare(options, folder)
+        world_size = options.ranks if options.rehearse else torch.cuda.device_count()
+        return _start(options, folder, world_size) or verdict(options, folder, world_size)
 
 
-def _prepare(given: argparse.Namespace, folder: Path) -> None:
+def _prepare(options: argparse.Namespace, folder: Path) -> None:
     """Records, and the tiny model of a rehearsal."""
     folder.mkdir(parents=True, exist_ok=True)
-    if given.rehearse:
+    if options.rehearse:
         rehearsal(folder)
-    records(folder, 24, (64, 64) if given.rehearse else (2544, 3056))
+    records(folder, 24, (64, 64) if options.rehearse else (2544, 3056))
 
 
-def _start(given: argparse.Namespace, folder: Path, world_size: int) -> int:
+def _start(options: argparse.Namespace, folder: Path, world_size: int) -> int:
     """Runs this script once a rank; 0 if all end well."""
     job = uuid.uuid4().hex
     command = [*sys.argv[1:], "--folder", str(folder), "--world", str(world_size), "--job", job]
-    started = [subprocess.Popen([sys.executable, __file__, *command, "--rank", str(n)]) for n in range(world_size)]
-    return max(abs(process.wait()) for process in started)
+    processes = [subprocess.Popen([sys.executable, __file__, *command, "--rank", str(n)]) for n in range(world_size)]
+    return max(abs(process.wait()) for process in processes)
 
 
-def _as_rank(given: argparse.Namespace, under_srun: bool) -> int:
-    folder = Path(given.folder)
+def _as_rank(options: argparse.Namespace, under_srun: bool) -> int:
+    folder = Path(options.folder)
     if not under_srun:
-        ranks = Ranks(rank=given.rank, world_size=given.world, local_rank=given.rank, job=given.job)
-        rank(given, folder, ranks)
+        ranks = Ranks(rank=options.rank, world_size=options.world, local_rank=options.rank, job=options.job)
+        rank(options, folder, ranks)
         return 0
     from lumen_hpc.cluster.ranks import of_slurm
 
@@ -202,12 +201,12 @@ def _as_rank(given: argparse.Namespace, under_srun: bool) -> int:
     ranks = dataclasses.replace(of_slurm(os.environ), job=job)
     ready = folder / f"ready-{ranks.job}"
     if ranks.first:
-        _prepare(given, folder)
+        _prepare(options, folder)
         ready.touch()
     while not ready.exists():
         time.sleep(0.2)
-    rank(given, folder, ranks)
-    return verdict(given, folder, ranks.world_size) if ranks.first else 0
+    rank(options, folder, ranks)
+    return verdict(options, folder, ranks.world_size) if ranks.first else 0
 
 
 if __name__ == "__main__":

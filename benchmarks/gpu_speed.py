@@ -158,10 +158,10 @@ class Case:
         times = []
         for _ in range(rounds + 2):
             self.wait()
-            began = time.perf_counter()
+            start = time.perf_counter()
             action()
             self.wait()
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start)
         return min(times[2:])
 
     def planned_gb(self) -> float:
@@ -216,22 +216,23 @@ def step(size: Size, row: str) -> dict[str, Any]:
         learn(last=True)
         engine.step(0.0)
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     learn(last=True)
     norm = engine.step(0.0)
-    first = time.perf_counter() - began
-    alone = case.seconds(lambda: learn(last=False))
+    first = time.perf_counter() - start
+    micro_batch_seconds = case.seconds(lambda: learn(last=False))
     with_step = case.seconds(learn_and_step)
     memory = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
     kinds = case.kinds_of_kernels(lambda: learn(last=False))
     engine.close()
     leave()
-    of_four = (3 * alone + with_step) / 4  # 128 samples on eight GPUs are four such micro-batches a step
+    # 128 samples on eight GPUs are four such micro-batches per step
+    mean_of_four = (3 * micro_batch_seconds + with_step) / 4
     return {"layers": case.sizes.layers, "zero": case.train.zero, "recomputation": case.train.checkpointing,
-            "ms": 1000 * alone, "AdamW ms": 1000 * (with_step - alone),
-            "first step s": first, "MFU": case.mfu(of_four), "MFU of one a step": case.mfu(with_step),
-            "questions/s": case.questions / of_four, "tokens/s": case.batch.tokens / of_four, "peak GB": memory,
-            "plan GB": case.planned_gb(), **kinds, "gradient norm": norm}  # fmt: skip
+            "ms": 1000 * micro_batch_seconds, "AdamW ms": 1000 * (with_step - micro_batch_seconds),
+            "first step s": first, "MFU": case.mfu(mean_of_four), "MFU of one a step": case.mfu(with_step),
+            "questions/s": case.questions / mean_of_four, "tokens/s": case.batch.tokens / mean_of_four,
+            "peak GB": memory, "plan GB": case.planned_gb(), **kinds, "gradient norm": norm}  # fmt: skip
 
 
 def parts(size: Size, row: str) -> dict[str, Any]:
@@ -240,25 +241,25 @@ def parts(size: Size, row: str) -> dict[str, Any]:
     case.model.train().prepare_layers(case.train.checkpointing, compiled=case.train.compiled)
     case.model.tiles_at_once = ONE_CALL
     embeds = case.model.embed(case.batch)[0].detach().requires_grad_()
-    found = {"attention plan ms": 1000 * case.seconds(lambda: case.model.attention_plan(case.batch))}
-    chosen = case.model.attention_plan(case.batch)
+    results = {"attention plan ms": 1000 * case.seconds(lambda: case.model.attention_plan(case.batch))}
+    attention_plan = case.model.attention_plan(case.batch)
     actions = {
         "tower": lambda: case.model.embed(case.batch)[0].sum().backward(),
-        "llm": lambda: case.model.decode(embeds, case.batch.position_ids, chosen).sum().backward(),
+        "llm": lambda: case.model.decode(embeds, case.batch.position_ids, attention_plan).sum().backward(),
     }
     for part, action in actions.items():
         seconds = case.seconds(action)
-        found |= {f"{part} ms": 1000 * seconds, f"{part} MFU": case.mfu(seconds, part)}
-        found |= {f"{part} {kind}": share for kind, share in case.kinds_of_kernels(action).items()}
+        results |= {f"{part} ms": 1000 * seconds, f"{part} MFU": case.mfu(seconds, part)}
+        results |= {f"{part} {kind}": share for kind, share in case.kinds_of_kernels(action).items()}
         case.model.zero_grad()
-    return found
+    return results
 
 
 def attention_of_a_layer(size: Size, row: str) -> dict[str, Any]:
     """Forward and backward of one layer's attention by every kernel that runs here, and how far from sdpa."""
     case = Case(size, attention="sdpa", checkpointing="none")
     shapes, kernels = (_tower_kernels if row == "tower" else _kernels)(case)
-    found: dict[str, Any] = {}
+    row_results: dict[str, Any] = {}
     results: dict[str, list[torch.Tensor]] = {}
     for name, attend in kernels.items():
         try:
@@ -271,12 +272,12 @@ def attention_of_a_layer(size: Size, row: str) -> dict[str, Any]:
                 return [out.detach(), *torch.autograd.grad(out, inputs, weight)]
 
             results[name] = action()
-            apart = [float((a.float() - b.float()).norm() / b.float().norm())
+            errors = [float((a.float() - b.float()).norm() / b.float().norm())
                      for a, b in zip(results[name], results["sdpa"])]  # fmt: skip
-            found |= {f"{name} ms": 1000 * case.seconds(action, 10), f"{name} off by": max(apart)}
+            row_results |= {f"{name} ms": 1000 * case.seconds(action, 10), f"{name} off by": max(errors)}
         except Exception as error:  # a kernel that fails here is what the row says
-            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
-    return found
+            row_results[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+    return row_results
 
 
 Kernels = tuple[list[tuple[int, ...]], dict[str, Callable[..., torch.Tensor]]]
@@ -287,23 +288,25 @@ def _kernels(case: Case) -> Kernels:
     """The language model's; flash-attention by each version that is installed."""
     spans, scale, (rows, length) = case.batch.spans, 0.1, case.batch.token_ids.shape
     plans = {kernel: attention.plan(spans, rows, length, kernel, case.device) for kernel in ("sdpa", "flex")}
-    found: dict[str, Callable[..., torch.Tensor]] = {
+    kernels: dict[str, Callable[..., torch.Tensor]] = {
         kernel: lambda q, k, v, chosen=chosen: chosen.attend(0, q, k, v, scale) for kernel, chosen in plans.items()
     }
     index = attention.VarlenIndex.of(spans, length, case.device)
     for version, function in flash.installed((2, 3, 4)):
-        found[f"flash-attention {version}"] = lambda q, k, v, function=function: attention.spans_varlen(
+        kernels[f"flash-attention {version}"] = lambda q, k, v, function=function: attention.spans_varlen(
             index, q, k, v, scale, function
         )
     sizes = case.sizes
-    return [(rows, heads, length, sizes.width // sizes.heads) for heads in (sizes.heads, *[sizes.kv_heads] * 2)], found
+    return [
+        (rows, heads, length, sizes.width // sizes.heads) for heads in (sizes.heads, *[sizes.kv_heads] * 2)
+    ], kernels
 
 
 def _tower_kernels(case: Case) -> Kernels:
     """The tower's, all tiles at once: what torch takes by itself, and each of its kernels that runs here."""
     heads = case.model.config.vision_tower["num_attention_heads"]
     shape = (len(case.batch.tiles), heads, case.sizes.patches, case.sizes.vision_width // heads)
-    found: dict[str, Callable[..., torch.Tensor]] = {"sdpa": torch.nn.functional.scaled_dot_product_attention}
+    kernels: dict[str, Callable[..., torch.Tensor]] = {"sdpa": torch.nn.functional.scaled_dot_product_attention}
     backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION] if case.device.type == "cuda" else []
     for backend in backends:
 
@@ -311,7 +314,7 @@ def _tower_kernels(case: Case) -> Kernels:
             with sdpa_kernel(backend):
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
-        found[backend.name.lower()] = one
+        kernels[backend.name.lower()] = one
     for version, function in flash.installed((2, 3, 4)):
         tiles, _, patches, _ = shape
         ends = torch.arange(0, (tiles + 1) * patches, patches, dtype=torch.int32, device=case.device)
@@ -321,8 +324,8 @@ def _tower_kernels(case: Case) -> Kernels:
             out = function(q, k, v, ends, ends, patches, patches, softmax_scale=q.shape[-1] ** -0.5, causal=False)
             return out.unflatten(0, (-1, patches)).transpose(1, 2)
 
-        found[f"flash-attention {version}"] = flat
-    return [shape] * 3, found
+        kernels[f"flash-attention {version}"] = flat
+    return [shape] * 3, kernels
 
 
 class _Operators(TorchDispatchMode):
@@ -337,11 +340,11 @@ class _Operators(TorchDispatchMode):
 
 def operators(size: Size, row: str) -> dict[str, Any]:
     """Operators of one layer's forward and backward pass, views included: by spans, and in one attention call."""
-    found = {}
+    counts = {}
     for kernel in ("sdpa", "flex"):
         case = Case(Size(rehearse=True), attention=kernel, checkpointing="none")
         case.model.train()
-        chosen = case.model.attention_plan(case.batch)
+        attention_plan = case.model.attention_plan(case.batch)
         embeds, _ = case.model.embed(case.batch)
         for part, (layer, *_) in layers.layers(case.model).items():
             width = case.sizes.vision_width if part == "vision_tower" else case.sizes.width
@@ -354,20 +357,20 @@ def operators(size: Size, row: str) -> dict[str, Any]:
             extra: dict[str, Any] = {"attention_mask": None}
             if part == "llm":
                 rotary = case.model.llm.model.rotary_emb(x, case.batch.position_ids)
-                extra |= {"position_embeddings": rotary, "plan": chosen}
-            with _Operators() as seen:
+                extra |= {"position_embeddings": rotary, "plan": attention_plan}
+            with _Operators() as operators_of_layer:
                 layer(x, **extra).sum().backward()
-            found[f"{part}, {kernel}"] = seen.counts.total()
-    return found
+            counts[f"{part}, {kernel}"] = operators_of_layer.counts.total()
+    return counts
 
 
 def resume(size: Size, row: str) -> dict[str, Any]:
     """A tiny model through the real `train()`, straight and interrupted: gpu_smoke.py's own comparison."""
     script = Path(__file__).with_name("gpu_smoke.py")
-    done = subprocess.run([sys.executable, str(script), "--rehearse", "--steps", "6", "--ranks", "1"],
+    process = subprocess.run([sys.executable, str(script), "--rehearse", "--steps", "6", "--ranks", "1"],
                           capture_output=True, text=True)  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("resumed losses", "FAULT"))]
-    return {"exit": done.returncode, "verdict": "; ".join(lines) or done.stderr[-200:]}
+    lines = [line for line in process.stdout.splitlines() if line.startswith(("resumed losses", "FAULT"))]
+    return {"exit": process.returncode, "verdict": "; ".join(lines) or process.stderr[-200:]}
 
 
 PARTS: dict[str, Callable[[Size, str], dict[str, Any]]] = {
@@ -387,7 +390,7 @@ ROWS = {
 """What fits 8 minutes; the other settings run with --part and --rows."""
 
 
-def measured(part: str, rows: Sequence[str], size: Size, limit: float) -> dict[str, dict[str, Any]]:
+def measure(part: str, rows: Sequence[str], size: Size, limit: float) -> dict[str, dict[str, Any]]:
     """Results by row from one process with a time limit [s]; a row without one says why."""
     command = [sys.executable, __file__, "--part", part, "--layers", str(size.layers), "--rows", *rows]
     command += ["--rehearse"] * size.rehearse
@@ -416,11 +419,11 @@ def work(part: str, rows: Sequence[str], size: Size) -> None:
 def show(part: str, results: dict[str, dict[str, Any]]) -> list[str]:
     """Prints a part's rows; names those that failed and should not have."""
     for row, result in results.items():
-        shown = ", ".join(f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}"
+        text = ", ".join(f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}"
                           for key, value in result.items())  # fmt: skip
-        print(f"{part:10} {row if part in ROWS else '':20} {shown}", flush=True)
-    needless = {"flash-attention"}  # needs its package and a GPU
-    return [f"{part} {row}" for row, result in results.items() if "failed" in result and row not in needless]
+        print(f"{part:10} {row if part in ROWS else '':20} {text}", flush=True)
+    optional_rows = {"flash-attention"}  # needs its package and a GPU
+    return [f"{part} {row}" for row, result in results.items() if "failed" in result and row not in optional_rows]
 
 
 def main() -> int:
@@ -432,12 +435,12 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=0.0, help="most seconds of a process (default: by its part)")
     parser.add_argument("--rows", nargs="+", default=["as before"],
                         help=f"with --part: {', '.join(SETTINGS)} (of attention: tower)")  # fmt: skip
-    given = parser.parse_args()
-    if not given.rehearse and not torch.cuda.is_available():
+    options = parser.parse_args()
+    if not options.rehearse and not torch.cuda.is_available():
         parser.error("no GPU here; --rehearse tries the script on a CPU")
-    size = Size(given.rehearse, given.layers, given.kernels)
-    if given.part:
-        work(given.part, given.rows, size)
+    size = Size(options.rehearse, options.layers, options.kernels)
+    if options.part:
+        work(options.part, options.rows, size)
         return 0
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a CPU (a rehearsal)"
     print(f"{device}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}", flush=True)
@@ -445,14 +448,14 @@ def main() -> int:
 
     def part_of(part: str, rows: Sequence[str]) -> dict[str, dict[str, Any]]:
         # A rehearsal may share its cores, and has all rows in one process.
-        return measured(part, rows, size, given.limit or LIMITS[part] * (4 if given.rehearse else 1))
+        return measure(part, rows, size, options.limit or LIMITS[part] * (4 if options.rehearse else 1))
 
-    if given.rehearse:  # all rows of a part in one process, two parts at a time
+    if options.rehearse:  # all rows of a part in one process, two parts at a time
         with ThreadPoolExecutor(2) as pool:
             results = pool.map(lambda part: part_of(part, ROWS.get(part, ("as before",))), PARTS)
             for part, found in zip(PARTS, results):
                 failed += show(part, found)
-    else:  # a process a row: memory and compiled code are its own
+    else:  # one process per row: memory and compiled code are its own
         for part in PARTS:
             for row in ROWS.get(part, ("as before",)):
                 failed += show(part, part_of(part, [row]))

@@ -51,24 +51,26 @@ def write_files(folder: Path) -> dict[str, Path]:
 
     pixels = phantom_pixels()
     Image.fromarray(pixels).save(folder / "image.jpg", quality=95)
-    stored = (pixels.astype(np.uint16) << 4) | np.random.default_rng(1).integers(0, 16, pixels.shape, dtype=np.uint16)
+    values = (pixels.astype(np.uint16) << 4) | np.random.default_rng(1).integers(0, 16, pixels.shape, dtype=np.uint16)
     paths = {"JPEG": folder / "image.jpg"}
     for name, syntax in (("DICOM uncompressed", uid.ExplicitVRLittleEndian),
                          ("DICOM JPEG-lossless", uid.JPEGLosslessSV1)):  # fmt: skip
-        written = Dataset()
-        written.file_meta = dataset.FileMetaDataset()
-        written.file_meta.TransferSyntaxUID = syntax
-        written.SOPClassUID = written.file_meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
-        written.SOPInstanceUID = written.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
-        written.SamplesPerPixel, written.PixelRepresentation, written.PhotometricInterpretation = 1, 0, "MONOCHROME2"
-        written.Rows, written.Columns = stored.shape
-        written.BitsAllocated, written.BitsStored, written.HighBit = 16, 12, 11
-        compressed = syntax == uid.JPEGLosslessSV1
-        written.PixelData = (
-            encaps.encapsulate([imagecodecs.ljpeg_encode(stored, bitspersample=12)]) if compressed else stored.tobytes()
+        dicom = Dataset()
+        dicom.file_meta = dataset.FileMetaDataset()
+        dicom.file_meta.TransferSyntaxUID = syntax
+        dicom.SOPClassUID = dicom.file_meta.MediaStorageSOPClassUID = uid.DigitalXRayImageStorageForPresentation
+        dicom.SOPInstanceUID = dicom.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+        dicom.SamplesPerPixel, dicom.PixelRepresentation, dicom.PhotometricInterpretation = 1, 0, "MONOCHROME2"
+        dicom.Rows, dicom.Columns = values.shape
+        dicom.BitsAllocated, dicom.BitsStored, dicom.HighBit = 16, 12, 11
+        is_compressed = syntax == uid.JPEGLosslessSV1
+        dicom.PixelData = (
+            encaps.encapsulate([imagecodecs.ljpeg_encode(values, bitspersample=12)])
+            if is_compressed
+            else values.tobytes()
         )
         paths[name] = folder / f"{len(paths)}.dcm"
-        written.save_as(paths[name], enforce_file_format=True)
+        dicom.save_as(paths[name], enforce_file_format=True)
     return paths
 
 
@@ -93,15 +95,15 @@ def seconds(work: Callable[[Path], object], path: Path, times: int) -> tuple[flo
 
 def in_two_processes(path: Path, repeats: int, each: int) -> tuple[tuple[float, float], tuple[float, float]]:
     """(processor, wall) time an image of ours in two processes and of the peer in one, medians of alternating runs."""
-    both, single = [], []
+    paired_times, single_times = [], []
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(ours, [path] * 4)  # both have imported and built their matrices
         for _ in range(repeats):
-            taken = pool.starmap(seconds, [(ours, path, each)] * 2, chunksize=1)
-            both.append([1 / sum(1 / clock for clock in clocks) for clocks in zip(*taken, strict=True)])
-            single.append(seconds(peer, path, 2))
-    ours_cpu, ours_wall = map(statistics.median, zip(*both, strict=True))
-    peer_cpu, peer_wall = map(statistics.median, zip(*single, strict=True))
+            times = pool.starmap(seconds, [(ours, path, each)] * 2, chunksize=1)
+            paired_times.append([1 / sum(1 / clock for clock in clocks) for clocks in zip(*times, strict=True)])
+            single_times.append(seconds(peer, path, 2))
+    ours_cpu, ours_wall = map(statistics.median, zip(*paired_times, strict=True))
+    peer_cpu, peer_wall = map(statistics.median, zip(*single_times, strict=True))
     return (ours_cpu, peer_cpu), (ours_wall, peer_wall)
 
 
@@ -119,11 +121,14 @@ def main() -> None:
             for _ in range(repeats):
                 fast += [seconds(ours, path, 1)[0] for _ in range(8)]
                 slow.append(seconds(peer, path, 1)[0])
-            one, other = statistics.median(fast), statistics.median(slow)
-            print(f"{name:24} {1000 * one:9.1f} {1000 * other:9.1f} {other / one:6.1f}x {difference:11.1e}")
-        for clock, (one, other) in zip(("processor", "wall"), in_two_processes(paths["JPEG"], repeats, each=24)):
+            our_seconds, peer_seconds = statistics.median(fast), statistics.median(slow)
+            ratio = peer_seconds / our_seconds
+            print(f"{name:24} {1000 * our_seconds:9.1f} {1000 * peer_seconds:9.1f} {ratio:6.1f}x {difference:11.1e}")
+        for clock, (our_seconds, peer_seconds) in zip(
+            ("processor", "wall"), in_two_processes(paths["JPEG"], repeats, each=24)
+        ):
             name = f"JPEG, two, {clock}"
-            print(f"{name:24} {1000 * one:9.1f} {1000 * other:9.1f} {other / one:6.1f}x")
+            print(f"{name:24} {1000 * our_seconds:9.1f} {1000 * peer_seconds:9.1f} {peer_seconds / our_seconds:6.1f}x")
 
 
 if __name__ == "__main__":

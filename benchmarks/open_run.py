@@ -51,22 +51,22 @@ def rows(count: int):
         }
 
 
-def measured(code: str, path: Path) -> dict:
-    done = subprocess.run(
+def measure(code: str, path: Path) -> dict:
+    process = subprocess.run(
         [sys.executable, "-c", MEASURE.format(code=code), str(path)], check=True, capture_output=True, text=True
     )
-    return json.loads(done.stdout)
+    return json.loads(process.stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=700_703)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "questions.jsonl"
-        write_jsonl(path, rows(given.questions))
-        ours, peer = measured(OURS, path), measured(PEER, path)
-    assert ours["rows"] == peer["rows"] == given.questions
+        write_jsonl(path, rows(options.questions))
+        ours, peer = measure(OURS, path), measure(PEER, path)
+    assert ours["rows"] == peer["rows"] == options.questions
     for name in ("seconds", "peak_gb"):
         print(f"{name:<8} ours {ours[name]:.2f}  pandas {peer[name]:.2f}  ratio {peer[name] / ours[name]:.1f}")
 

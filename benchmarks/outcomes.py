@@ -97,23 +97,25 @@ def chunks(folder: Path, out: Path) -> dict[str, float]:
     studies = pd.read_json(folder / "studies.jsonl", lines=True)
     studies["taken_at"] = pd.to_datetime(studies["taken_at"])
     items, patients = [analyte.itemid for analyte in PANEL], studies["subject_id"].unique()
-    kept = []
+    chunks_kept = []
     columns = ["labevent_id", "subject_id", "itemid", "charttime", "storetime", "valuenum"]
     for chunk in pd.read_csv(folder / "iv" / "hosp" / "labevents.csv.gz", usecols=columns, chunksize=1_000_000):
         chunk = chunk[chunk["itemid"].isin(items) & chunk["subject_id"].isin(patients)]
         for column in ("charttime", "storetime"):
             chunk[column] = pd.to_datetime(chunk[column])
-        kept.append(chunk)
-    labs = pd.concat(kept)
+        chunks_kept.append(chunk)
+    labs = pd.concat(chunks_kept)
     # Patient group by patient group, or the join alone would not fit into memory.
     count, total = 0, 0.0
     for _, group in studies.groupby(studies["subject_id"] % 64):
         joined = group.merge(labs[labs["subject_id"].isin(group["subject_id"])], on="subject_id")
         age = joined["taken_at"] - joined["charttime"]
-        known = (age >= pd.Timedelta(0)) & (age <= pd.Timedelta(hours=72)) & (joined["storetime"] <= joined["taken_at"])
-        last = joined[known].sort_values(["charttime", "storetime", "labevent_id"])
-        last = last.groupby(["study_id", "itemid"])["valuenum"].last()
-        count, total = count + len(last), total + float(last.sum())
+        in_window = (
+            (age >= pd.Timedelta(0)) & (age <= pd.Timedelta(hours=72)) & (joined["storetime"] <= joined["taken_at"])
+        )
+        latest = joined[in_window].sort_values(["charttime", "storetime", "labevent_id"])
+        latest = latest.groupby(["study_id", "itemid"])["valuenum"].last()
+        count, total = count + len(latest), total + float(latest.sum())
     return {"values": count, "sum": round(total, 1)}
 
 
@@ -124,9 +126,9 @@ def measure(way: str, folder: Path) -> dict[str, float]:
     """Wall seconds, peak MB and results of one way in a process of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.outcomes", "--one", way, str(folder), out]
-        began = time.perf_counter()
+        start = time.perf_counter()
         lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        return {"wall": time.perf_counter() - began, **json.loads(lines)}
+        return {"wall": time.perf_counter() - start, **json.loads(lines)}
 
 
 def main(shares: list[float]) -> None:
@@ -137,11 +139,11 @@ def main(shares: list[float]) -> None:
             folder = Path(name)
             # In a process of its own too: a child's peak memory is at least that of its parent when it was started.
             subprocess.run([sys.executable, "-m", "benchmarks.outcomes", "--write", name, str(share)], check=True)
-            found = {way: measure(way, folder) for way in WAYS}
-        same = {(result["values"], result["sum"]) for result in found.values()}
-        assert len(same) == 1, f"the values differ: {found}"
-        for way, result in found.items():
-            ratio = "" if way == "ours" else f"{result['cpu'] / found['ours']['cpu']:.1f}x"
+            results = {way: measure(way, folder) for way in WAYS}
+        totals = {(result["values"], result["sum"]) for result in results.values()}
+        assert len(totals) == 1, f"the values differ: {results}"
+        for way, result in results.items():
+            ratio = "" if way == "ours" else f"{result['cpu'] / results['ours']['cpu']:.1f}x"
             rows = int(ROWS * share)
             print(
                 f"{share:>6.0%} {rows:>12,} {way:18} {result['wall']:8.1f} {result['cpu']:8.1f} {result['peak']:8.0f} "

@@ -46,22 +46,24 @@ TOGETHER = 3
 def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], steps: int, seed: int) -> None:
     """Trains projector and language model; the tower stays as the expert left it."""
     model.vision_tower.requires_grad_(False)
-    learning = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learning, lr=LEARNING_RATE, betas=BETAS, weight_decay=DECAY)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=LEARNING_RATE, betas=BETAS, weight_decay=DECAY)
     groups, kinds = pretrain.image_groups(records), np.array([kind(record) for record in records])
     order = sampler.mixed(groups, kinds, mixture, steps=steps, max_run_length=TOGETHER, seed=seed)
     recent: dict[str, list[float]] = defaultdict(list)
     start = time.process_time()
     model.train()
     for step in range(steps):
-        chosen: dict[int, list[int]] = {}
+        indices_by_group: dict[int, list[int]] = {}
         for index in order.batch(step):
-            chosen.setdefault(int(groups[index]), []).append(index)
-        packed = list(pretrain.encoded(model, ([records[i] for i in group] for group in chosen.values())))
-        loss, by_kind = loss_of_kinds(model, packed, [[kinds[i] for i in group] for group in chosen.values()])
+            indices_by_group.setdefault(int(groups[index]), []).append(index)
+        sequences = list(pretrain.encoded(model, ([records[i] for i in group] for group in indices_by_group.values())))
+        loss, by_kind = loss_of_kinds(
+            model, sequences, [[kinds[i] for i in group] for group in indices_by_group.values()]
+        )
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, CLIP)
+        torch.nn.utils.clip_grad_norm_(trainable, CLIP)
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, steps, LEARNING_RATE, WARMUP)
         optimizer.step()
@@ -97,9 +99,9 @@ def answer(model: nvila.NVILA, records: Sequence[Row]) -> list[str]:
     """Answers without their findings lines."""
     answers = []
     for start in range(0, len(records), 400):
-        asked = model.preprocess(records[start : start + 400], generation=True, inline=True)
-        answers += model.generate(asked, max_new_tokens=120, batch_tokens=20_000)
-    return [findings_line.strip(one.text) for one in answers]
+        inputs = model.preprocess(records[start : start + 400], generation=True, inline=True)
+        answers += model.generate(inputs, max_new_tokens=120, batch_tokens=20_000)
+    return [findings_line.strip(reply.text) for reply in answers]
 
 
 class Score:

@@ -53,22 +53,22 @@ def same_job(folder: Path, out: Path) -> None:
 
     metadata = pd.read_csv(folder / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-metadata.csv.gz", dtype={"StudyDate": str})
     split = pd.read_csv(folder / "mimic-cxr-jpg" / "mimic-cxr-2.0.0-split.csv.gz")
-    listed = pd.read_csv(folder / "medical-diff-vqa" / "mimic_all.csv")
+    mimic_all = pd.read_csv(folder / "medical-diff-vqa" / "mimic_all.csv")
     questions = pd.read_csv(folder / "medical-diff-vqa" / "mimic_pair_questions.csv")
 
-    assert not metadata["dicom_id"].duplicated().any() and not listed["study_id"].duplicated().any()
+    assert not metadata["dicom_id"].duplicated().any() and not mimic_all["study_id"].duplicated().any()
     metadata = metadata.merge(split[["dicom_id", "split"]], on="dicom_id", how="left")
     metadata["frontal"] = metadata["ViewCodeSequence_CodeMeaning"].isin(["postero-anterior", "antero-posterior"])
     studies = metadata.sort_values("frontal", ascending=False, kind="stable").drop_duplicates("study_id")
-    both = studies.merge(listed, on="study_id", suffixes=("", "_listed"))
-    counts = {"another_image": int((both["dicom_id"] != both["dicom_id_listed"]).sum())}
+    joined = studies.merge(mimic_all, on="study_id", suffixes=("", "_listed"))
+    counts = {"another_image": int((joined["dicom_id"] != joined["dicom_id_listed"]).sum())}
     studies["date"] = pd.to_datetime(studies["StudyDate"], format="%Y%m%d")
     clock = studies["StudyTime"].astype(int).astype(str).str.zfill(6)
     taken_at = pd.to_datetime(studies["StudyDate"] + clock, format="%Y%m%d%H%M%S", errors="coerce")
     studies["taken_at"] = taken_at.dt.strftime("%Y-%m-%dT%H:%M:%S")
     patient, study = studies["subject_id"].astype(str), studies["study_id"].astype(str)
-    place = "/files/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + studies["dicom_id"] + ".jpg"
-    studies["image"] = str(folder) + place
+    relative_path = "/files/p" + patient.str[:2] + "/p" + patient + "/s" + study + "/" + studies["dicom_id"] + ".jpg"
+    studies["image"] = str(folder) + relative_path
 
     dates = studies[["study_id", "date"]]
     questions = questions.merge(dates, on="study_id").merge(
@@ -84,12 +84,14 @@ def same_job(folder: Path, out: Path) -> None:
     assert questions.loc[difference, "answer"].str.fullmatch(DIFFERENCE).all()
     assert questions.loc[questions["question_type"] == "presence", "closed"].all()
     test = questions[questions["split"] == "test"]
-    chosen = test[test["question_type"] == "difference"].groupby("subject_id")["study_id"].sample(1, random_state=0)
-    kept = (questions["split"] != "test") | questions["study_id"].isin(chosen)
-    counts |= questions[kept].groupby(["split", "question_type"]).size().rename(str).to_dict()
+    test_studies = (
+        test[test["question_type"] == "difference"].groupby("subject_id")["study_id"].sample(1, random_state=0)
+    )
+    is_kept = (questions["split"] != "test") | questions["study_id"].isin(test_studies)
+    counts |= questions[is_kept].groupby(["split", "question_type"]).size().rename(str).to_dict()
     questions = questions.drop(columns=["date", "ref_date"])
-    _json_lines(questions[kept], out / "questions.jsonl")
-    _json_lines(questions[~kept], out / "left_out.jsonl")
+    _json_lines(questions[is_kept], out / "questions.jsonl")
+    _json_lines(questions[~is_kept], out / "left_out.jsonl")
     columns = ["subject_id", "study_id", "dicom_id", "image", "ViewPosition", "taken_at"]
     _json_lines(studies[columns], out / "studies.jsonl")
 
@@ -121,8 +123,8 @@ def measure(way: str, folder: Path) -> tuple[float, float, float]:
     """(wall s, CPU s, peak MB) of one implementation in a fresh process."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.prepare", "--one", way, str(folder), out]
-        finished = subprocess.run(command, check=True, capture_output=True, text=True)
-    return tuple(json.loads(finished.stdout))
+        process = subprocess.run(command, check=True, capture_output=True, text=True)
+    return tuple(json.loads(process.stdout))
 
 
 def main(sizes: list[int]) -> None:

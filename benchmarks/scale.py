@@ -69,8 +69,8 @@ def prepare(folder: Path, size: int) -> None:
     prepare(data, Prepare(images="trust"), 0, folder / "prepare")
 
 
-def prepared(folder: Path, size: int) -> None:
-    """What `instruct` reads: studies and questions, an expert row a study, a long answer a question."""
+def prepare_inputs(folder: Path, size: int) -> None:
+    """What `instruct` reads: studies and questions, one expert row per study, one long answer per question."""
     from lumen_hpc.data.records import read_jsonl, write_jsonl
 
     questions(folder, size)
@@ -140,20 +140,24 @@ def answers(folder: Path, size: int) -> None:
     """Three models' answers to `size` questions, a share of them another question's, with the judge's scores."""
     from lumen_hpc.data.records import read_jsonl, write_jsonl
 
-    prepared(folder, 3 * size // 2)
+    prepare_inputs(folder, 3 * size // 2)
     instruct(folder, size)
     rows = list(itertools.islice(read_jsonl(folder / "instruct" / "lumen-train.jsonl"), size))
     write_jsonl(folder / "records.jsonl", rows)
     draw = random.Random(0)
     texts = [row["meta"]["long_answer"] for row in rows]
     for model, share in RIGHT.items():
-        answered = (text if draw.random() < share else draw.choice(texts) for text in texts)
-        given = ({"question_id": row["id"], "answer": text, "tokens": 12} for row, text in zip(rows, answered))
-        write_jsonl(folder / f"{model}.jsonl", given)
-        write_jsonl(folder / f"{model}-scores.jsonl", (_judged(row["id"], model, draw.randint(1, 10)) for row in rows))
+        model_texts = (text if draw.random() < share else draw.choice(texts) for text in texts)
+        rows_of_model = (
+            {"question_id": row["id"], "answer": text, "tokens": 12} for row, text in zip(rows, model_texts)
+        )
+        write_jsonl(folder / f"{model}.jsonl", rows_of_model)
+        write_jsonl(
+            folder / f"{model}-scores.jsonl", (_judge_row(row["id"], model, draw.randint(1, 10)) for row in rows)
+        )
 
 
-def _judged(question: str, model: str, score: int) -> dict[str, Any]:
+def _judge_row(question: str, model: str, score: int) -> dict[str, Any]:
     return {"question_id": question, "model": model, "judge": "drawn", "score": score, "expected_score": score - 0.1}
 
 
@@ -164,7 +168,7 @@ def records(folder: Path, size: int) -> None:
     """Instruction records of which every image file is there, with its size, and a tokenizer of 16,000 pieces."""
     from lumen_hpc.data.records import read_jsonl, write_jsonl
 
-    prepared(folder, 3 * size // 2)
+    prepare_inputs(folder, 3 * size // 2)
     instruct(folder, size)
     rows = list(itertools.islice(read_jsonl(folder / "instruct" / "lumen-train.jsonl"), size))
     for image in {image for row in rows for image in row["images"]}:
@@ -187,11 +191,11 @@ def index(folder: Path, size: int) -> None:
     join(Ranks(), folder)
     shutil.rmtree(folder / "out", ignore_errors=True)
     (folder / "out").mkdir()
-    found = record_index.build(
+    record_lengths = record_index.build(
         Records(folder / "records.jsonl"), nvila.Preprocessor.open(folder / "base"), Ranks(),
         max_tokens=1 << 20, on_bad="stop", folder=folder / "out", version="1",
     )  # fmt: skip
-    assert found is not None and len(found) == size
+    assert record_lengths is not None and len(record_lengths) == size
 
 
 def layout(folder: Path, size: int) -> None:
@@ -208,7 +212,7 @@ def layout(folder: Path, size: int) -> None:
         lay_out(range(len(groups)), groups, prefix, suffix, world_size=ranks, budget=16384, shared=True)
 
 
-def busy(size: int) -> str:
+def efficiency(size: int) -> str:
     """Efficiency of the paper's LUMEN on `size` GPUs, alone and as `train.sequence_parallel=auto` has it."""
     from lumen_hpc.config.schema import Train
     from lumen_hpc.training.sizing import plan
@@ -267,7 +271,7 @@ def status(folder: Path, size: int) -> None:
     status.read(run_of(folder, size), list(jobs.PIPELINE.stages))
 
 
-def copied(folder: Path, size: int) -> None:
+def copied_run(folder: Path, size: int) -> None:
     """A run whose modification times a copy has lost, asked for its status once already."""
     run = run_of(folder, size)
     for file in run.folder.rglob("*.jsonl"):
@@ -290,27 +294,27 @@ def heartbeats(folder: Path, size: int) -> None:
 
 LINES = {
     "prepare": Line(prepare, (70_000, 350_000, 700_703), "questions", questions),
-    "instruct": Line(instruct, (70_000, 350_000, 700_703), "questions", prepared, "13 s at 700,703"),
+    "instruct": Line(instruct, (70_000, 350_000, 700_703), "questions", prepare_inputs, "13 s at 700,703"),
     "evaluate": Line(evaluate, (1_000, 10_000, 100_000), "answers a model", answers, "78 s, 1,500 MB at 100,000"),
     "index": Line(index, (15_000, 60_000, 240_000), "records", records, ".89 ms of CPU a record on this benchmark"),
-    "layout": Line(layout, (4, 16, 32, 64, 256), "GPUs, 100 steps", before=".3 ms a step, nothing spread", note=busy),
+    "layout": Line(layout, (4, 16, 32, 64, 256), "GPUs, 100 steps", before=".3 ms a step", note=efficiency),
     "import": Line(imports, (1,), "process", before="5.8 s, 15,187 opens, 91,520 stats"),
     "status": Line(status, (10, 100, 1_000), "shards", run_of),
-    "status-copied": Line(status, (10, 100, 1_000), "shards", copied, "every file hashed at every call"),
+    "status-copied": Line(status, (10, 100, 1_000), "shards", copied_run, "every file hashed at every call"),
     "heartbeats": Line(heartbeats, (4, 16, 64, 128), "ranks, 10 rounds", before="819 opens/s on 64, 3,197 on 128"),
 }  # fmt: skip
 
 
-def measured(name: str, folder: Path, size: int) -> tuple[float, float, float]:
+def measure(name: str, folder: Path, size: int) -> tuple[float, float, float]:
     """Seconds by the clock, of CPU, and peak memory [MB] of a fresh process."""
-    done = subprocess.run([*_command("run", name, folder, size)], capture_output=True, text=True, env=_environment())
-    if done.returncode:
-        raise SystemExit(f"{name} at {size} failed:\n{done.stderr[-2000:]}")
-    wall, cpu, peak = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run([*_command("run", name, folder, size)], capture_output=True, text=True, env=_environment())
+    if process.returncode:
+        raise SystemExit(f"{name} at {size} failed:\n{process.stderr[-2000:]}")
+    wall, cpu, peak = json.loads(process.stdout.splitlines()[-1])
     return wall, cpu, peak
 
 
-def traced(name: str, folder: Path, size: int) -> tuple[int, int] | None:
+def count_files(name: str, folder: Path, size: int) -> tuple[int, int] | None:
     """Files opened and files asked about, by strace; None where it is not installed."""
     if not shutil.which("strace"):
         return None
@@ -320,8 +324,8 @@ def traced(name: str, folder: Path, size: int) -> tuple[int, int] | None:
         subprocess.run([*strace, *_command("run", name, folder, size)], capture_output=True, env=_environment())
         counts: dict[str, int] = {}
         for line in report.read().splitlines():
-            if found := re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", line):
-                counts[found[2]] = int(found[1])
+            if match := re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", line):
+                counts[match[2]] = int(match[1])
     return sum(counts.get(call, 0) for call in OPENS), sum(counts.get(call, 0) for call in STATS)
 
 
@@ -335,10 +339,10 @@ def _environment() -> dict[str, str]:
 
 def part(what: str, name: str, folder: Path, size: int) -> None:
     line = LINES[name]
-    began = time.perf_counter()
+    start = time.perf_counter()
     (line.make if what == "make" else line.run)(folder, size)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps([time.perf_counter() - began, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps([time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024]))
 
 
 def show(name: str) -> None:
@@ -348,29 +352,29 @@ def show(name: str) -> None:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(_command("make", name, Path(folder), size), check=True, env=_environment(),
                            stdout=subprocess.DEVNULL)  # fmt: skip
-            wall, cpu, peak = measured(name, Path(folder), size)
-            files = traced(name, Path(folder), size)
+            wall, cpu, peak = measure(name, Path(folder), size)
+            files = count_files(name, Path(folder), size)
         opens, stats = (f"{count:,}" for count in files) if files else ("-", "-")
         print(f"{name:14} {size:>9,} {wall:8.2f} {cpu:8.2f} {peak:8.0f} {opens:>9} {stats:>9}", flush=True)
         if note := line.note(size):
             print(f"{'':24} {note}")
         rows.append((size, cpu))
     (size, cpu), (larger, more) = rows[-2:] if len(rows) > 1 else (rows[0], rows[0])
-    grows = f"exponent {math.log(more / cpu) / math.log(larger / size):.2f}; " if larger > size else ""
-    print(f"{'':14} {line.unit}; {grows}" + (f"before: {line.before}" if line.before else "before: as now"))
+    exponent = f"exponent {math.log(more / cpu) / math.log(larger / size):.2f}; " if larger > size else ""
+    print(f"{'':14} {line.unit}; {exponent}" + (f"before: {line.before}" if line.before else "before: as now"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lines", nargs="*", choices=[[], *LINES], help="all of them by default")
     parser.add_argument("--part", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.part:
-        what, name, folder, size = given.part
+    options = parser.parse_args()
+    if options.part:
+        what, name, folder, size = options.part
         part(what, name, Path(folder), int(size))
         return
     print(f"{'':14} {'size':>9} {'wall s':>8} {'CPU s':>8} {'peak MB':>8} {'opens':>9} {'stats':>9}")
-    for name in given.lines or LINES:
+    for name in options.lines or LINES:
         show(name)
 
 

@@ -23,10 +23,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     print(f"{'null data':<34}{'star':>10}{'permutation':>14}{'interval':>12}{'Wilcoxon':>12}")
     for null in NULLS:
-        shares = rejections(null, chosen.simulations, chosen.seed)
+        shares = rejections(null, options.simulations, options.seed)
         print(f"{null.name:<34}{shares['star']:>10.3f}{shares['permutation']:>14.3f}"
               f"{shares['interval']:>12.3f}{shares['Wilcoxon']:>12.3f}", flush=True)  # fmt: skip
 

@@ -21,19 +21,19 @@ def main(folder: Path, shards: int, absent: list[int]) -> None:
         shard = Shard(index, shards)
         if index in missing:
             continue
-        written = write_shard(folder, shard, [{"shard": index}])
+        file = write_shard(folder, shard, [{"shard": index}])
         line = {
-            "shard": index, "of": shards, "rows": written.rows, "sha256": written.sha256, "content": written.content,
-            "bytes": written.bytes, "mtime_ns": written.mtime_ns, "files": [], "inputs": "0" * 16, "config": "1" * 16,
+            "shard": index, "of": shards, "rows": file.rows, "sha256": file.sha256, "content": file.content,
+            "bytes": file.bytes, "mtime_ns": file.mtime_ns, "files": [], "inputs": "0" * 16, "config": "1" * 16,
             "code": "2" * 16, "seconds": 0.003, "gpu_seconds": 0.003, "node": "n1", "attempt": 1,
             "finished": manifest.now(),
         }  # fmt: skip
         manifest.append(folder / manifest.NAME, line)
     gc.set_threshold(100_000)  # as launch.py does for every command
     start = time.perf_counter()
-    found = manifest.missing_shards(folder, shards, "1" * 16, ["0" * 16] * shards)
+    missing_shards = manifest.missing_shards(folder, shards, "1" * 16, ["0" * 16] * shards)
     seconds = time.perf_counter() - start
-    assert set(found) == missing
+    assert set(missing_shards) == missing
     print(seconds)
 
 

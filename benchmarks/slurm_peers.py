@@ -19,14 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.slurm_trivial import DatatroveStep, Noted, Restarted, write
+from benchmarks.slurm_trivial import DatatroveStep, RestartableWork, WorkWithTime, write
 from sandbox.usage import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTITION, GPU_PARTITION = "cpu", "h100"
 
 
-def timed(act: Callable[[], object]) -> float:
+def time_call(act: Callable[[], object]) -> float:
     """Seconds that a call takes."""
     start = time.perf_counter()
     act()
@@ -58,7 +58,7 @@ def files_below(folder: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def begun(times: Path) -> list[float]:
+def start_times(times: Path) -> list[float]:
     """When the restarted job began, a time each [s since 1970]."""
     return [float(line) for line in times.read_text().splitlines()] if times.exists() else []
 
@@ -92,7 +92,7 @@ class Datatrove:
         out = self.folder / str(shards) / "out"
         out.mkdir(parents=True)
         start = time.perf_counter()
-        submission = timed(self._script(shards))
+        submission = time_call(self._script(shards))
         wait_until(lambda: count(out) == shards, limit_s, f"{self.name}, {shards} shards")
         return submission, time.perf_counter() - start
 
@@ -103,7 +103,7 @@ class Datatrove:
     def rerun(self, shards: int) -> float:
         completions = self.folder / str(shards) / "logs" / "completions"
         wait_until(lambda: len(os.listdir(completions)) == shards, 60, "datatrove's completions")
-        return timed(self._script(shards))
+        return time_call(self._script(shards))
 
     def missing(self, shards: int, absent: set[int]) -> float:
         executor = self.executor(shards)
@@ -112,20 +112,20 @@ class Datatrove:
         for rank in set(range(shards)) - absent:
             (completions / f"{rank:05d}").touch()
         found: list[int] = []
-        seconds = timed(lambda: found.extend(executor.get_incomplete_ranks()))
+        seconds = time_call(lambda: found.extend(executor.get_incomplete_ranks()))
         assert set(found) == absent
         return seconds
 
     def restart(self, limit_s: float) -> float:
         """Seconds from the interruption that it documents for its users (USR1) until the work goes on."""
         times = self.folder / "restart.txt"
-        executor = self.executor(1, Restarted(str(times)))
+        executor = self.executor(1, RestartableWork(str(times)))
         executor.run()
-        wait_until(lambda: len(begun(times)) == 1, 60, "datatrove's first start")
+        wait_until(lambda: len(start_times(times)) == 1, 60, "datatrove's first start")
         interrupted = time.time()
         slurm("scancel", "--signal=USR1", str(executor.job_id))
-        wait_until(lambda: len(begun(times)) == 2, limit_s, "datatrove's requeued job")
-        return begun(times)[1] - interrupted
+        wait_until(lambda: len(start_times(times)) == 2, limit_s, "datatrove's requeued job")
+        return start_times(times)[1] - interrupted
 
     def chained(self, times: Path) -> dict[str, bool]:
         """Two tasks and one that waits for them by `depends`, a GPU each; their jobs, all of which work."""
@@ -133,7 +133,7 @@ class Datatrove:
 
         def executor(name: str, tasks: int, seconds: float, **more: Any) -> Any:
             return SlurmPipelineExecutor(
-                pipeline=[Noted(str(times), seconds)], tasks=tasks, time="00:10:00", partition=GPU_PARTITION,
+                pipeline=[WorkWithTime(str(times), seconds)], tasks=tasks, time="00:10:00", partition=GPU_PARTITION,
                 mem_per_cpu_gb=1, logging_dir=str(self.folder / name), job_name=name, sbatch_args={"gpus-per-node": 1},
                 env_command=f"export PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT}", **more)  # fmt: skip
 
@@ -171,13 +171,13 @@ class Submitit:
         out = self.folder / str(shards) / "out"
         out.mkdir(parents=True)
         start = time.perf_counter()
-        submission = timed(script("submitit", self.folder, shards))
+        submission = time_call(script("submitit", self.folder, shards))
         wait_until(lambda: count(out) == shards, limit_s, f"submitit, {shards} shards")
         return submission, time.perf_counter() - start
 
     def submission(self, shards: int) -> float:
         """Submission alone: cancelled at once, so that the minutes it would run need not pass."""
-        seconds = timed(script("submitit", self.folder / "submission", shards))
+        seconds = time_call(script("submitit", self.folder / "submission", shards))
         slurm("scancel", *slurm("squeue", "--noheader", "--format=%A").split())
         return seconds
 
@@ -188,21 +188,21 @@ class Submitit:
         """Two tasks and one that waits for them by afterok, a GPU each; their jobs, all of which work."""
         first = self.executor("first")
         first.update_parameters(slurm_partition=GPU_PARTITION, slurm_gpus_per_node=1)
-        job = first.map_array(Noted(str(times), 1.0), [0, 1])[0].job_id.split("_")[0]
+        job = first.map_array(WorkWithTime(str(times), 1.0), [0, 1])[0].job_id.split("_")[0]
         second = self.executor("second")
         second.update_parameters(slurm_partition=GPU_PARTITION, slurm_gpus_per_node=1,
                                  slurm_additional_parameters={"dependency": f"afterok:{job}"})  # fmt: skip
-        return {job: True, second.submit(Noted(str(times), 0.0), 0).job_id: True}
+        return {job: True, second.submit(WorkWithTime(str(times), 0.0), 0).job_id: True}
 
     def restart(self, limit_s: float) -> float:
         times = self.folder / "restart.txt"
-        job = self.executor("restart").submit(Restarted(str(times)))
-        wait_until(lambda: len(begun(times)) == 1, 60, "submitit's first start")
+        job = self.executor("restart").submit(RestartableWork(str(times)))
+        wait_until(lambda: len(start_times(times)) == 1, 60, "submitit's first start")
         interrupted = time.time()
         with contextlib.redirect_stdout(None):
             job._interrupt(timeout=True)
-        wait_until(lambda: len(begun(times)) == 2, limit_s, "submitit's requeued job")
-        return begun(times)[1] - interrupted
+        wait_until(lambda: len(start_times(times)) == 2, limit_s, "submitit's requeued job")
+        return start_times(times)[1] - interrupted
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.slurm_peers import Datatrove, Submitit, begun, count, files_below, slurm, timed, wait_until
+from benchmarks.slurm_peers import Datatrove, Submitit, count, files_below, slurm, start_times, time_call, wait_until
 from sandbox import checkout
 from sandbox.slurm import Cluster, why_not
 
@@ -59,7 +59,7 @@ class Ours:
     def launch(self, run: str, shards: int, *more: str, checkout: Path | None = None) -> float:
         words = ["stage=full", "profile=test", f"runs={self.runs}", f"run={run}", f"experts.shards={shards}", *more]
         command = [sys.executable, "launch.py", *words]
-        return timed(
+        return time_call(
             lambda: subprocess.run(command, cwd=checkout or self.checkout, check=True, stdout=subprocess.DEVNULL)
         )
 
@@ -74,7 +74,7 @@ class Ours:
     def rerun(self, shards: int) -> float:
         settle()
         seconds = self.launch(f"n{shards}", shards)
-        assert not queued(), "something was submitted although all is there"
+        assert not queued_jobs(), "something was submitted although all is there"
         return seconds
 
     def files_a_task(self, shards: int) -> float:
@@ -87,9 +87,9 @@ class Ours:
         """In a process of its own, since it has to import the checkout's lumen_hpc."""
         program = Path(__file__).with_name("slurm_missing.py")
         command = [sys.executable, str(program), str(self.runs / "missing"), str(shards), json.dumps(sorted(ABSENT))]
-        done = subprocess.run(command, cwd=self.checkout, check=True, capture_output=True, text=True,
+        process = subprocess.run(command, cwd=self.checkout, check=True, capture_output=True, text=True,
                               env=os.environ | {"PYTHONPATH": str(self.checkout)})  # fmt: skip
-        return float(done.stdout)
+        return float(process.stdout)
 
     def chained(self, times: Path) -> dict[str, bool]:
         """Two steps with successors and a gate, a GPU a task; their jobs, and whether they do work."""
@@ -103,110 +103,110 @@ class Ours:
         """From the parent's end, which is its interruption here, to its queued successor's first work."""
         times = self.runs / "restart.txt"
         self.launch("restart", 1, f"profile.environment.LUMEN_BENCHMARK_TIMES={times}")
-        wait_until(lambda: len(begun(times)) == 1, 60, "our first start")
+        wait_until(lambda: len(start_times(times)) == 1, 60, "our first start")
         interrupted = time.time()
-        slurm("scancel", "--batch", "--signal=USR2", *queued("--states=RUNNING"))
-        wait_until(lambda: len(begun(times)) == 2, limit_s, "our successor")
-        return begun(times)[1] - interrupted
+        slurm("scancel", "--batch", "--signal=USR2", *queued_jobs("--states=RUNNING"))
+        wait_until(lambda: len(start_times(times)) == 2, limit_s, "our successor")
+        return start_times(times)[1] - interrupted
 
 
 def chaining(contender: Ours | Datatrove | Submitit, folder: Path) -> Figures:
     """A step and its dependant on a cluster whose GPUs others keep taken."""
     times = folder / f"chained-{contender.name.split(',')[0]}.txt"
-    taken = ("sbatch", "--partition=h100", "--gpus-per-node=1", "--ntasks=1", "--mem=1", "--output=/dev/null")
-    others = [slurm(*taken, "--parsable", "--wrap", "sleep 3").strip() for _ in range(GPUS)]
+    gpu_job = ("sbatch", "--partition=h100", "--gpus-per-node=1", "--ntasks=1", "--mem=1", "--output=/dev/null")
+    other_jobs = [slurm(*gpu_job, "--parsable", "--wrap", "sleep 3").strip() for _ in range(GPUS)]
     jobs = contender.chained(times)
-    others += [slurm(*taken, "--parsable", "--wrap", "sleep 3").strip() for _ in range(8 * GPUS)]
-    wait_until(lambda: len(begun(times)) == 3, 120, f"{contender.name}, chained")
-    *ends, start = begun(times)
-    wait_until(lambda: not jobs.keys() & {name.split("_")[0] for name in queued()}, 60, "the chain to end")
-    slurm("scancel", *others)
+    other_jobs += [slurm(*gpu_job, "--parsable", "--wrap", "sleep 3").strip() for _ in range(8 * GPUS)]
+    wait_until(lambda: len(start_times(times)) == 3, 120, f"{contender.name}, chained")
+    *ends, start = start_times(times)
+    wait_until(lambda: not jobs.keys() & {name.split("_")[0] for name in queued_jobs()}, 60, "the chain to end")
+    slurm("scancel", *other_jobs)
     time.sleep(2)  # accounting follows
     idle = 0
     fields = ("--noheader", "--parsable2", "--allocations", "--format=JobID,ElapsedRaw,AllocNodes,NodeList")
     for line in slurm("sacct", f"--jobs={','.join(jobs)}", *fields).splitlines():
-        job, seconds, nodes, where = line.split("|")
-        if where != "None assigned" and not jobs[job.split("_")[0]]:
+        job, seconds, nodes, node_list = line.split("|")
+        if node_list != "None assigned" and not jobs[job.split("_")[0]]:
             idle += int(seconds) * int(nodes)
     settle()
     return {"end to dependant": start - max(ends), "idle node-seconds": idle}
 
 
-def queued(*which: str) -> list[str]:
+def queued_jobs(*which: str) -> list[str]:
     """Ids of jobs in the queue."""
     return slurm("squeue", "--noheader", "--format=%i", *which).split()
 
 
 def settle() -> None:
     """Wait until nothing is queued or running, so that no contender pays for another."""
-    wait_until(lambda: not queued(), 120, "an empty queue")
+    wait_until(lambda: not queued_jobs(), 120, "an empty queue")
 
 
 def measure_ours(folder: Path) -> dict[str, Figures]:
     ours = Ours(folder)
-    found: Figures = {}
-    _, found["100 shards"] = ours.shards(100, 60)
+    figures: Figures = {}
+    _, figures["100 shards"] = ours.shards(100, 60)
     settle()
-    found["submit 1000"], found["1000 shards"] = ours.shards(1000, 120)
-    found["files a task"] = ours.files_a_task(1000)
-    found["no-op rerun of 1000"] = ours.rerun(1000)
-    found["137 missing of 10,000"] = ours.missing(10_000)
-    found["restart"] = ours.restart(60)
+    figures["submit 1000"], figures["1000 shards"] = ours.shards(1000, 120)
+    figures["files a task"] = ours.files_a_task(1000)
+    figures["no-op rerun of 1000"] = ours.rerun(1000)
+    figures["137 missing of 10,000"] = ours.missing(10_000)
+    figures["restart"] = ours.restart(60)
     settle()
-    found |= chaining(ours, folder)
-    return {ours.name: found}
+    figures |= chaining(ours, folder)
+    return {ours.name: figures}
 
 
 def measure_datatrove(folder: Path, quick: bool) -> dict[str, Figures]:
     packed = Datatrove(folder, packs=2)
-    by_hand: Figures = {}
-    _, by_hand["100 shards"] = packed.shards(100, 120)
+    packed_figures: Figures = {}
+    _, packed_figures["100 shards"] = packed.shards(100, 120)
     settle()
-    by_hand["submit 1000"], by_hand["1000 shards"] = packed.shards(1000, 120)
+    packed_figures["submit 1000"], packed_figures["1000 shards"] = packed.shards(1000, 120)
     settle()
-    by_hand["files a task"] = packed.bookkeeping(1000) / 2
-    by_hand["no-op rerun of 1000"] = packed.rerun(1000)
-    by_hand["137 missing of 10,000"] = packed.missing(10_000, ABSENT)
-    by_hand["restart"] = packed.restart(300)
+    packed_figures["files a task"] = packed.bookkeeping(1000) / 2
+    packed_figures["no-op rerun of 1000"] = packed.rerun(1000)
+    packed_figures["137 missing of 10,000"] = packed.missing(10_000, ABSENT)
+    packed_figures["restart"] = packed.restart(300)
     settle()
-    by_hand |= chaining(packed, folder)
-    found = {packed.name: by_hand}
+    packed_figures |= chaining(packed, folder)
+    figures = {packed.name: packed_figures}
     if not quick:
         single = Datatrove(folder)
         _, seconds = single.shards(100, 400)
         settle()
-        found[single.name] = {"100 shards": seconds, "files a task": single.bookkeeping(100) / 100}
-    return found
+        figures[single.name] = {"100 shards": seconds, "files a task": single.bookkeeping(100) / 100}
+    return figures
 
 
 def measure_submitit(folder: Path, quick: bool) -> dict[str, Figures]:
     peer = Submitit(folder)
-    found: Figures = {}
-    _, found["100 shards"] = peer.shards(100, 300)
+    figures: Figures = {}
+    _, figures["100 shards"] = peer.shards(100, 300)
     settle()
-    found["files a task"] = peer.bookkeeping(100) / 100
-    found["submit 1000"] = peer.submission(1000)
+    figures["files a task"] = peer.bookkeeping(100) / 100
+    figures["submit 1000"] = peer.submission(1000)
     settle()
-    found["restart"] = peer.restart(300)
+    figures["restart"] = peer.restart(300)
     settle()
-    found |= chaining(peer, folder)
+    figures |= chaining(peer, folder)
     if not quick:
-        _, found["1000 shards"] = peer.shards(1000, 1200)
+        _, figures["1000 shards"] = peer.shards(1000, 1200)
         settle()
-    return {peer.name: found}
+    return {peer.name: figures}
 
 
-def table(found: dict[str, Figures]) -> str:
-    """A line a figure: ours, the peers, the best peer over ours, and the aim."""
-    names = list(found)
+def table(figures_by_name: dict[str, Figures]) -> str:
+    """One line per figure: ours, the peers, the best peer over ours, and the aim."""
+    names = list(figures_by_name)
     lines = ["| | " + " | ".join(names) + " | best peer / ours | aim |", "|---" * (len(names) + 3) + "|"]
     for figure, aim in AIMS.items():
-        cells = [f"{found[name][figure]:.3g}" if figure in found[name] else "–" for name in names]
-        ours = found["ours"][figure]
-        peers = [found[name][figure] for name in names if name != "ours" and figure in found[name]]
+        cells = [f"{figures_by_name[name][figure]:.3g}" if figure in figures_by_name[name] else "–" for name in names]
+        ours = figures_by_name["ours"][figure]
+        peers = [figures_by_name[name][figure] for name in names if name != "ours" and figure in figures_by_name[name]]
         ratio = f"{min(peers) / ours:.2g}" if peers and ours else "–"
-        met = "" if ours <= aim else " (missed)"
-        lines.append(f"| {figure} | {' | '.join(cells)} | {ratio} | ≤ {aim:g}{met} |")
+        remark = "" if ours <= aim else " (missed)"
+        lines.append(f"| {figure} | {' | '.join(cells)} | {ratio} | ≤ {aim:g}{remark} |")
     return "\n".join(lines)
 
 
@@ -223,18 +223,18 @@ def main() -> int:
         os.environ.update(cluster.environment)
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         try:
-            found: dict[str, Figures] = {}
+            figures: dict[str, Figures] = {}
             for part in (
                 lambda: measure_ours(Path(folder) / "ours"),
                 lambda: measure_datatrove(Path(folder) / "datatrove", quick),
                 lambda: measure_submitit(Path(folder) / "submitit", quick),
             ):
-                measured = part()
-                print(measured, file=sys.stderr, flush=True)  # what is known so far, should a later part fail
-                found |= measured
+                part_figures = part()
+                print(part_figures, file=sys.stderr, flush=True)  # what is known so far, should a later part fail
+                figures |= part_figures
         finally:
             cluster.down()
-    print(f"seconds; 3 nodes on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end\n\n{table(found)}")
+    print(f"seconds; 3 nodes on {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end\n\n{table(figures)}")
     return 0
 
 

@@ -26,7 +26,7 @@ class DatatroveStep:
         write(self.folder, rank)
 
 
-class Noted:
+class WorkWithTime:
     """Works for a while, then adds the time to a file: as a function, or as a step of a datatrove pipeline."""
 
     def __init__(self, times: str, seconds: float):
@@ -38,10 +38,10 @@ class Noted:
             print(time.time(), file=times)
 
 
-class Restarted:
+class RestartableWork:
     """Writes when it first began, waits to be interrupted, and when it begins again writes that and ends.
 
-    `times` gets a line a beginning. The interruption itself is noted by whoever sends it.
+    `times` gets one line per start. Whoever sends the interruption notes its time.
     """
 
     def __init__(self, times: str):

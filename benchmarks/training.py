@@ -68,7 +68,7 @@ def make(folder: Path, samples: int, quick: bool) -> None:
         kind = rng.choice(list(MIXTURE), p=list(MIXTURE.values()))
         for number in range(3 if kind == "diagnostic" else 1):
             pair = kind == "difference"
-            shown = "reference image: <image>\nmain image, 9 days later: <image>\n" if pair else "<image>\n"
+            image_lines = "reference image: <image>\nmain image, 9 days later: <image>\n" if pair else "<image>\n"
             # Answers are as uneven as real ones: a few words, or a list of findings.
             answer = " ".join(["there is a finding in the left lung"] * int(rng.integers(1, 5)))
             question = " ".join([f"question {number} about this"] * int(rng.integers(1, 4)))
@@ -76,7 +76,10 @@ def make(folder: Path, samples: int, quick: bool) -> None:
                 {
                     "id": f"{patient}-{number}",
                     "images": paths if pair else paths[:1],
-                    "conversations": [{"from": "human", "value": shown + question}, {"from": "gpt", "value": answer}],
+                    "conversations": [
+                        {"from": "human", "value": image_lines + question},
+                        {"from": "gpt", "value": answer},
+                    ],
                     "meta": {"type": "presence" if kind == "diagnostic" else kind},
                 }
             )
@@ -90,16 +93,16 @@ def make(folder: Path, samples: int, quick: bool) -> None:
 
 
 def settings(**changes: Any) -> Train:
-    known = {"precision": "fp32", "zero": 1, "checkpointing": "none", "global_batch": GLOBAL_BATCH}
+    defaults = {"precision": "fp32", "zero": 1, "checkpointing": "none", "global_batch": GLOBAL_BATCH}
     sizes = {"max_tokens": 1024, "token_budget": 4096, "workers": 1, "learning_rate": 1e-4, "checkpoint_every": 10**6}
-    return Train(**{**known, **sizes, **changes})
+    return Train(**{**defaults, **sizes, **changes})
 
 
 def work(folder: Path, out: Path, train: Train) -> loop.Work:
     out.mkdir(parents=True, exist_ok=True)
     records = Records(folder / "records.jsonl")
     prepare = nvila.Preprocessor.open(folder / "base")
-    found = record_index.build(
+    index = record_index.build(
         records,
         prepare,
         Ranks(),
@@ -108,15 +111,15 @@ def work(folder: Path, out: Path, train: Train) -> loop.Work:
         folder=out,
         version="benchmark",
     )
-    assert found is not None, "nothing asks for a stop"
+    assert index is not None, "nothing asks for a stop"
     learner = Learner(nvila.load(folder / "base"), train)
-    return loop.Work(learner, Batcher(records, found, prepare, Pictures()), found, out, {})
+    return loop.Work(learner, Batcher(records, index, prepare, Pictures()), index, out, {})
 
 
 def trained_tokens(folder: Path, out: Path, ids: list[str]) -> int:
     """Tokens of these samples, each with its own images, without padding."""
-    found = work(folder, out, settings()).index
-    length = dict(zip(found.ids, (found.prefix + found.suffix).tolist()))
+    index = work(folder, out, settings()).index
+    length = dict(zip(index.ids, (index.prefix + index.suffix).tolist()))
     return sum(length[i] for i in ids)
 
 
@@ -136,7 +139,7 @@ def ours(folder: Path, out: Path, steps: int, **changes: Any) -> tuple[float, fl
     return marks[-1][0] - marks[1][0], marks[-1][1] - marks[1][1]
 
 
-class Built:
+class PrebuiltBatches:
     """Micro-batches built in advance, so that building them counts on neither side."""
 
     def __init__(self, batcher: loop.Batcher) -> None:
@@ -150,45 +153,45 @@ class Built:
         return self._built[key]
 
 
-def in_turn(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
+def alternate(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
     """Processor seconds of each step of our loop, and of forward, backward and step alone on its micro-batches.
 
     Ours is all that the process does in its step: reading ahead, journal, TensorBoard, collectives.
     """
     train = settings(steps=steps + 2)
     job = work(folder, out, train)
-    job = dataclasses.replace(job, batcher=Built(job.batcher))
+    job = dataclasses.replace(job, batcher=PrebuiltBatches(job.batcher))
     plan = sampler.make(job.index.groups, job.index.kinds, train, 0)
     checkpoints = loop.Checkpoints(out / "bare", Ranks(), keep=1)
-    alone = Engine(work(folder, out, train).model, train, Ranks(), checkpoints.writer)
-    runner = loop.Loop(job, train, Ranks(), plan, alone, checkpoints, 0)
-    built = [(ids, [job.batcher.build(packed) for packed in packs]) for ids, packs in runner._layouts()]
-    weights = [torch.tensor(runner._weights(ids)) for ids, _ in built]
+    bare_engine = Engine(work(folder, out, train).model, train, Ranks(), checkpoints.writer)
+    runner = loop.Loop(job, train, Ranks(), plan, bare_engine, checkpoints, 0)
+    prebuilt = [(ids, [job.batcher.build(packed) for packed in packs]) for ids, packs in runner._layouts()]
+    weights = [torch.tensor(runner._weights(ids)) for ids, _ in prebuilt]
 
     def bare(step: int) -> None:
-        micros = built[step][1]
+        micros = prebuilt[step][1]
         for number, micro in enumerate(micros, 1):
-            nll = alone(micro)
+            nll = bare_engine(micro)
             loss = (nll * weights[step][runner.kinds.of(micro)]).sum()
-            alone.backward(loss, last=number == len(micros))
-        alone.step(train.learning_rate)
+            bare_engine.backward(loss, last=number == len(micros))
+        bare_engine.step(train.learning_rate)
 
     pairs: list[tuple[float, float]] = []
-    begun: list[float] = []
+    step_starts: list[float] = []
 
     def beat(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
         if not doing.startswith("computes step"):
             return
-        if begun:  # a whole step of ours is done
-            loops = time.process_time() - begun[-1]
-            began = time.thread_time()
+        if step_starts:  # a whole step of ours is done
+            loops = time.process_time() - step_starts[-1]
+            bare_start = time.thread_time()
             bare(len(pairs))
-            pairs.append((loops, time.thread_time() - began))
-        begun.append(time.process_time())
+            pairs.append((loops, time.thread_time() - bare_start))
+        step_starts.append(time.process_time())
 
     engine, _, _ = loop.run(job, train, Ranks(), seed=0, should_stop=lambda: False, beat=beat)
     engine.close()
-    alone.close()
+    bare_engine.close()
     return pairs[1:]  # the first warms up
 
 
@@ -210,7 +213,7 @@ def peer(
             self.model = nvila.load(folder / "base").train()
 
         def forward(self, batch: Any, ids: list[str]) -> dict[str, torch.Tensor]:
-            taken.extend(ids)
+            sample_ids.extend(ids)
             return {"loss": self.model(batch).loss if spans else padded_as_transformers(self.model, batch)}
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -218,12 +221,12 @@ def peer(
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            marks.append((time.perf_counter(), time.thread_time(), len(taken)))
+            marks.append((time.perf_counter(), time.thread_time(), len(sample_ids)))
             if resume:
                 print(json.dumps({"time": time.time()}), flush=True)
 
     marks: list[tuple[float, float, int]] = []
-    taken: list[str] = []
+    sample_ids: list[str] = []
     config = {k: v for k, v in deepspeed_config(settings(), 1, universal=False).items() if "batch" not in k}
     config |= {"gradient_accumulation_steps": "auto", "train_micro_batch_size_per_gpu": "auto"}
     arguments = TrainingArguments(
@@ -248,21 +251,21 @@ def peer(
     rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     trainer = Trainer(module, arguments, collate, records, optimizers=(optimizer, rate), callbacks=[Clock()])
     trainer.train(resume_from_checkpoint=resume)
-    return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1], taken[marks[0][2] : marks[-1][2]]
+    return marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1], sample_ids[marks[0][2] : marks[-1][2]]
 
 
 def restart(folder: Path, who: str) -> tuple[float, float]:
     """Seconds from starting a process to the end of its first step after the one it resumes from; and its work [s]."""
     for stop in (2, 3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        began = time.time()
+        start = time.time()
         command = [sys.executable, __file__, "--part", f"{who},{stop}", "--folder", str(folder)]
         output = subprocess.run(
             command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         ).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ended = next(json.loads(line)["time"] for line in output.splitlines() if line.startswith('{"time"'))
-    return ended - began, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    first_step_end = next(json.loads(line)["time"] for line in output.splitlines() if line.startswith('{"time"'))
+    return first_step_end - start, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def part(folder: Path, who: str, stop: int) -> None:
@@ -299,24 +302,24 @@ def stalls(out: Path, millions: int) -> tuple[float, float, float]:
         action()
         return time.perf_counter() - began
 
-    def waited() -> None:
+    def save_and_wait() -> None:
         checkpoints.save(1, {}, engine.stage)
         checkpoints.finish()
 
     from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 
-    theirs = []
+    deepspeed_seconds = []
     for number in range(3):
         engine.ds.checkpoint_engine = TorchCheckpointEngine()
-        theirs.append(timed(lambda number=number: engine.ds.save_checkpoint(str(out / f"theirs-{number}"))))
+        deepspeed_seconds.append(timed(lambda number=number: engine.ds.save_checkpoint(str(out / f"theirs-{number}"))))
     engine.ds.checkpoint_engine = checkpoints.writer
-    synchronous = [timed(waited) for _ in range(3)]
-    own = []
+    synchronous = [timed(save_and_wait) for _ in range(3)]
+    our_seconds = []
     for _ in range(3):
-        own.append(timed(lambda: checkpoints.save(2, {}, engine.stage)))
+        our_seconds.append(timed(lambda: checkpoints.save(2, {}, engine.stage)))
         checkpoints.finish()
     engine.close()
-    return statistics.median(theirs), statistics.median(synchronous), statistics.median(own)
+    return statistics.median(deepspeed_seconds), statistics.median(synchronous), statistics.median(our_seconds)
 
 
 def main() -> None:
@@ -326,26 +329,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of loop against bare steps")
     parser.add_argument("--part", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", default="", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    steps = given.steps or (5 if given.quick else 12)
+    options = parser.parse_args()
+    steps = options.steps or (5 if options.quick else 12)
     torch.set_num_threads(1)
-    if given.part:
-        who, stop = given.part.split(",")
-        part(Path(given.folder), who, int(stop))
+    if options.part:
+        who, stop = options.part.split(",")
+        part(Path(options.folder), who, int(stop))
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make(folder, GLOBAL_BATCH * (steps + 3), given.quick)
+        make(folder, GLOBAL_BATCH * (steps + 3), options.quick)
         join(Ranks(), folder)
         _against_trainer(folder, steps)
-        _against_bare(folder, steps, given.rounds)
+        _against_bare(folder, steps, options.rounds)
         (own, own_work), (theirs, their_work) = restart(folder, "ours"), restart(folder, "peer")
         print(
             f"restart to first step: ours {own:.1f} s ({own_work:.1f} s of work for the whole process), HF Trainer + "
             f"DeepSpeed {theirs:.1f} s ({their_work:.1f} s): {own / theirs:.2f}x ({own_work / their_work:.2f}x)",
             flush=True,
         )
-        millions = 8 if given.quick else 40
+        millions = 8 if options.quick else 40
         theirs, waited, own = stalls(folder / "stall", millions)
         print(
             f"stall a checkpoint ({millions} M weights, {16 * millions} MB): ours {own:.3f} s, ours if waited for "
@@ -374,7 +377,7 @@ def _against_trainer(folder: Path, steps: int) -> None:
 
 
 def _against_bare(folder: Path, steps: int, rounds: int) -> None:
-    pairs = [pair for number in range(rounds) for pair in in_turn(folder, folder / f"loop{number}", steps)]
+    pairs = [pair for number in range(rounds) for pair in alternate(folder, folder / f"loop{number}", steps)]
     own, alone = (statistics.median(times) for times in zip(*pairs))
     more = sorted(100 * (loops / bare - 1) for loops, bare in pairs)
     low, middle, high = statistics.quantiles(more, n=4)

@@ -36,27 +36,27 @@ def score(
     inputs: Any, settings: Evaluate, seed: int, name: str, answers: Sequence[dict], scores: Sequence[dict]
 ) -> Scored:
     """The report's numbers, gates and statements with `answers` in the place of the principal model's."""
-    everyone = {**inputs.answers, "lumen": answers}
+    answers_by_model = {**inputs.answers, "lumen": answers}
     results = Results(
         questions(inputs.records),
-        (row | {"model": model} for model, each in everyone.items() for row in each if not row.get("control")),
+        (row | {"model": model} for model, rows in answers_by_model.items() for row in rows if not row.get("control")),
         scores,
         settings,
         seed,
-        models=list(everyone),
+        models=list(answers_by_model),
         identity=inputs.identity,
     )
-    for model, each in everyone.items():
-        if texts := composed.answers(each, results.reader):
+    for model, rows in answers_by_model.items():
+        if texts := composed.answers(rows, results.reader):
             results.add_model(model + COMPOSED, texts)
     rule = results.cell("difference", "change_f1", "lumen" + COMPOSED).value
-    learned = baselines.answers(results.questions, inputs.training_meta, inputs.findings, inputs.pathologies)
-    for model, texts in learned.items():
+    baseline_answers = baselines.answers(results.questions, inputs.training_meta, inputs.findings, inputs.pathologies)
+    for model, texts in baseline_answers.items():
         results.add_model(model, texts)
     oracles = ceilings.oracles(results, Path(inputs.truth))
     undecided = ceilings.undecided(results, Path(inputs.truth))
-    made = controls(results, everyone, inputs.findings)
-    checks = criteria.phantom_criteria(results, made, oracles, undecided, inputs.training_meta)
+    control_results = controls(results, answers_by_model, inputs.findings)
+    checks = criteria.phantom_criteria(results, control_results, oracles, undecided, inputs.training_meta)
     values = {column: results.cell(*column, "lumen").value for column in COLUMNS}
     failed = tuple(gate.name for gate in checks if not gate.passed)
     return Scored(name, values, failed, tuple(_statements(results, values, rule)), len(checks))
@@ -64,20 +64,20 @@ def score(
 
 def _statements(results: Results, values: dict, rule: float | None) -> list[str]:
     """What the page says of the principal model that a reader holds against it."""
-    found = []
-    compared = comparison(results)
-    if compared and not compared.shown:
+    statements = []
+    compared_rows = comparison(results)
+    if compared_rows and not compared_rows.shown:
         own = values["difference", "change_f1"]
-        found.append(f"row LUMEN + rule: separate readings reach {rule:.3f}, the model {own:.3f}")
+        statements.append(f"row LUMEN + rule: separate readings reach {rule:.3f}, the model {own:.3f}")
     for name in ("persistence", "question", "prior", "experts+rule"):
-        level = []
+        equal_blocks = []
         for block in ("difference", "prediction"):
             cell = results.cell(block, "change_f1", name, tested=True) if name in results.samples else None
             if cell and cell.difference and cell.difference.high is not None and cell.difference.high >= 0:
-                level.append(f"{block} ({cell.value:.3f})")
-        if level:
-            found.append(f"row {results.label(name)}: as good at {' and '.join(level)}")
+                equal_blocks.append(f"{block} ({cell.value:.3f})")
+        if equal_blocks:
+            statements.append(f"row {results.label(name)}: as good at {' and '.join(equal_blocks)}")
     recall, precision = values["diagnostic", "recall"], values["diagnostic", "precision"]
     if recall and precision is not None and precision < 0.5:
-        found.append(f"column Precision: {precision:.3f} beside recall {recall:.3f}")
-    return found
+        statements.append(f"column Precision: {precision:.3f} beside recall {recall:.3f}")
+    return statements

@@ -60,12 +60,14 @@ class World:
     @classmethod
     def of(cls, inputs: Any) -> World:
         """From the report's inputs of a phantom run whose principal model is `lumen`."""
-        own = {
+        model_answers = {
             (row["question_id"], row.get("control", ""), str(row.get("ref_study_id", ""))): row["answer"]
             for row in inputs.answers["lumen"]
         }
         truth = {str(row["study_id"]): row for row in read_jsonl(Path(inputs.truth))}
-        return cls(inputs.records, list(inputs.training_meta), inputs.pathologies, inputs.findings, truth, own)
+        return cls(
+            inputs.records, list(inputs.training_meta), inputs.pathologies, inputs.findings, truth, model_answers
+        )
 
     def pair(self, record: Row, seen: Callable[[str], ps.States]) -> tuple[ps.States, ps.States]:
         """The states of the reference and main image that a record is about."""
@@ -82,40 +84,42 @@ class World:
 
     def ahead(self, seen: Callable[[str], ps.States]) -> dict[str, set[Item]]:
         """Prediction question → what the full oracle expects of the reference as `seen`."""
-        asking = [record for record in self.records if record["meta"]["type"] == "prediction"]
-        orders = [self.truth[str(record["meta"]["ref_study_id"])]["order"] - 1 for record in asking]
-        pairs = [(*self.pair(r, seen), r["meta"]["interval_days"], order) for r, order in zip(asking, orders)]
-        return dict(zip((r["id"] for r in asking), phantom_ceilings.answers(pairs, phantom_ceilings.FULL), strict=True))
+        predictions = [record for record in self.records if record["meta"]["type"] == "prediction"]
+        orders = [self.truth[str(record["meta"]["ref_study_id"])]["order"] - 1 for record in predictions]
+        pairs = [(*self.pair(r, seen), r["meta"]["interval_days"], order) for r, order in zip(predictions, orders)]
+        return dict(
+            zip((r["id"] for r in predictions), phantom_ceilings.answers(pairs, phantom_ceilings.FULL), strict=True)
+        )
 
 
 def rows(cheat: Cheat, world: World) -> Iterator[Row]:
     """Answer rows under the name `lumen`: every test record, its controls and its probes."""
     answer = cheat.answer(world)
-    levelled = probes.findings_with_levels(world.records)
+    probes_by_level = probes.findings_with_levels(world.records)
     for k, record in enumerate(world.records):
         yield _row(record, answer)
         for control in CONTROLS:
-            if (changed := perturbations.perturb(control, world.records, k)) is not None:
-                yield _row(changed, answer)
-        for probe in probes.probes(record, levelled):
+            if (perturbed := perturbations.perturb(control, world.records, k)) is not None:
+                yield _row(perturbed, answer)
+        for probe in probes.probes(record, probes_by_level):
             yield _row(probe, answer)
 
 
 def _row(record: Row, answer: Answer) -> Row:
     meta = record["meta"]
-    shown = {key: meta[key] for key in ("control", "ref_study_id", "study_id")} if "control" in meta else {}
+    perturbation = {key: meta[key] for key in ("control", "ref_study_id", "study_id")} if "control" in meta else {}
     return {"question_id": meta["question_id"], "model": "lumen", "answer": answer(record), "tokens": 9,
-            "seconds": 0.0, **shown}  # fmt: skip
+            "seconds": 0.0, **perturbation}  # fmt: skip
 
 
-def _own(record: Row, world: World) -> str:
+def _model_answer(record: Row, world: World) -> str:
     meta = record["meta"]
     control = meta.get("control", "")
     return world.model[meta["question_id"], control, str(meta["ref_study_id"]) if control else ""]
 
 
 def _honest(world: World) -> Answer:
-    return lambda record: _own(record, world)
+    return lambda record: _model_answer(record, world)
 
 
 def _blind(world: World) -> Answer:
@@ -137,19 +141,21 @@ def _experts(world: World) -> Answer:
     """The experts' words and the interval, no image: changes by rule, the future by frequency."""
     blind = _blind(world)
 
-    def found(study: str) -> dict[str, str]:
+    def findings_of(study: str) -> dict[str, str]:
         return {name: "" for name, p in world.experts[study].items() if p >= 0.5}
 
-    studies: dict[str, dict[str, dict]] = {study: {name: {} for name in found(study)} for study in world.experts}
-    ahead = baselines.answers([r["meta"] for r in world.records], world.learned, studies, {})["prior"]
+    studies: dict[str, dict[str, dict]] = {study: {name: {} for name in findings_of(study)} for study in world.experts}
+    prior_answers = baselines.answers([r["meta"] for r in world.records], world.learned, studies, {})["prior"]
 
     def answer(record: Row) -> str:
         meta = record["meta"]
         if meta["type"] == "prediction":
-            return ahead[meta["question_id"]]
+            return prior_answers[meta["question_id"]]
         if meta["type"] == "difference":
-            return render_difference(composed.difference(*(found(str(meta[k])) for k in ("ref_study_id", "study_id"))))
-        present = found(str(meta["study_id"]))
+            return render_difference(
+                composed.difference(*(findings_of(str(meta[k])) for k in ("ref_study_id", "study_id")))
+            )
+        present = findings_of(str(meta["study_id"]))
         parsed = parse_question(meta["type"], meta["question"])
         if meta["question"] == probes.ABNORMALITIES:
             return f"This image shows {comma_list(tuple(present)) if present else 'no abnormality'}."
@@ -187,12 +193,14 @@ def _classifier(world: World) -> Answer:
     """A single-image classifier (1 % of states misread), a rule for changes, and the known transition table."""
     order = {id: k for k, id in enumerate(sorted(world.truth))}
 
-    def seen(study: str) -> ps.States:
+    def noisy_reading(study: str) -> ps.States:
         rng = np.random.default_rng([5, order[study]])
-        read = world.read(study)
-        return {f: ps.states(f)[rng.integers(len(ps.states(f)))] if rng.random() < 0.01 else s for f, s in read.items()}
+        states = world.read(study)
+        return {
+            f: ps.states(f)[rng.integers(len(ps.states(f)))] if rng.random() < 0.01 else s for f, s in states.items()
+        }
 
-    return _reader(world, seen, phantom_ceilings.changes)
+    return _reader(world, noisy_reading, phantom_ceilings.changes)
 
 
 def _sandbagger(world: World) -> Answer:
@@ -200,8 +208,8 @@ def _sandbagger(world: World) -> Answer:
     classifier = _classifier(world)
 
     def answer(record: Row) -> str:
-        probed = record["meta"].get("control") == probes.CONTROL
-        return "This image shows no abnormality." if probed else classifier(record)
+        is_probe = record["meta"].get("control") == probes.CONTROL
+        return "This image shows no abnormality." if is_probe else classifier(record)
 
     return answer
 
@@ -230,7 +238,7 @@ def _reference_only(world: World) -> Answer:
 
 def _padded(world: World) -> Answer:
     """The model's own answer, and then everything that could be right too."""
-    return lambda record: f"{_own(record, world)} {EVERYTHING}"
+    return lambda record: f"{_model_answer(record, world)} {EVERYTHING}"
 
 
 def _order(world: World) -> Answer:
@@ -241,9 +249,9 @@ def _order(world: World) -> Answer:
 
 def _memorizer(world: World) -> Answer:
     """The answers of the test patients, learned in training."""
-    known = {record["id"]: record["meta"]["long_answer"] for record in world.records}
+    answers = {record["id"]: record["meta"]["long_answer"] for record in world.records}
     reader = _reports(world)
-    return lambda record: known.get(record["meta"]["question_id"], "") if "control" not in record["meta"] else (
+    return lambda record: answers.get(record["meta"]["question_id"], "") if "control" not in record["meta"] else (
         reader(record))  # fmt: skip
 
 
@@ -256,8 +264,8 @@ def _future_shown(world: World) -> Answer:
     def answer(record: Row) -> str:
         meta = record["meta"]
         if meta["type"] != "prediction":
-            return _own(record, world)
-        text = _own(differences[str(meta["ref_study_id"]), str(meta["study_id"])], world)
+            return _model_answer(record, world)
+        text = _model_answer(differences[str(meta["ref_study_id"]), str(meta["study_id"])], world)
         change = reader.change(text)
         return sentence("prediction", meta["question"], render_difference(change or Change()))
 

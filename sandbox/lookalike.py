@@ -72,7 +72,7 @@ def write(
     `release`: empty for ordered pairs without repeats, else 1.0.0 or 1.0.1 with its oddities. `images`: write them.
     """
     folder = Path(folder)
-    rng, odd = random.Random(seed), random.Random(seed + 1)
+    rng, oddity_rng = random.Random(seed), random.Random(seed + 1)
     with ExitStack() as stack:
         table = {
             name: _writer(stack, folder / path, header)
@@ -96,7 +96,7 @@ def write(
                 if images:
                     _draw(folder / "mimic-cxr-jpg" / "files", study, subject)
             rows = _questions(studies, subject, split, rng)
-            for row in _as_published(rows, studies, release, odd) if release else rows:
+            for row in _with_oddities(rows, studies, release, oddity_rng) if release else rows:
                 table["questions"].writerow(row)
                 written += 1
                 if written == questions:
@@ -181,7 +181,7 @@ FUSED = 300
 """One main study in so many has an answer with fused names, if it lists several."""
 
 
-def _as_published(rows: Iterator[tuple], studies: list[dict], release: str, rng: random.Random) -> Iterator[tuple]:
+def _with_oddities(rows: Iterator[tuple], studies: list[dict], release: str, rng: random.Random) -> Iterator[tuple]:
     """The rows of one patient with the oddities of a release.
 
     1.0.0: reversed pairs, and pairs in both orders. 1.0.1: the reversed pairs exchanged, so that the latter stand
@@ -199,7 +199,7 @@ def _as_published(rows: Iterator[tuple], studies: list[dict], release: str, rng:
             pair = (reference, main) if backwards and release == "1.0.0" else (main, reference)
             change = _change(by_study[pair[1]], by_study[pair[0]])
             if backwards:
-                change = _in_another_order(change, rng)
+                change = _shuffled(change, rng)
             answer = render_difference(change)
             if main % FUSED == 0:  # a second copy of the last name, as the generator writes it
                 answer = re.sub(r"(findings of )(.+?), and ([^,.]+) than", r"\1and \3 \2, and \3 than", answer)
@@ -223,8 +223,8 @@ def _diagnostic(study: dict, rng: random.Random) -> Iterator[tuple[str, str, str
         yield "abnormality", "what abnormalities are seen in this image?", render_findings(tuple(findings))
     if rng.random() < 0.84:
         yield "abnormality", "is there evidence of any abnormalities in this image?", "yes" if findings else "no"
-    asked = set(rng.sample(sorted(FINDINGS.values()), 1)) | set(findings[:1])
-    for name in sorted(asked):
+    names = set(rng.sample(sorted(FINDINGS.values()), 1)) | set(findings[:1])
+    for name in sorted(names):
         yield "presence", f"is there evidence of {name} in this image?", "yes" if name in findings else "no"
     if rng.random() < 0.25:
         yield "view", "which view is this image taken?", f"{study['view']} view"
@@ -242,18 +242,18 @@ def _diagnostic(study: dict, rng: random.Random) -> Iterator[tuple[str, str, str
             yield "type", f"what type is the {name}?", rng.choice(KINDS)
 
 
-def _in_another_order(change: Change, rng: random.Random) -> Change:
+def _shuffled(change: Change, rng: random.Random) -> Change:
     new, resolved = (tuple(rng.sample(names, len(names))) for names in (change.new, change.resolved))
     return Change(new, resolved, tuple(rng.sample(change.levels, len(change.levels))))
 
 
 def _change(reference: dict, main: dict) -> Change:
     before, after = reference["level"], main["level"]
-    both = [name for name in after if name in before and before[name] != after[name]]
+    level_changes = [name for name in after if name in before and before[name] != after[name]]
     return Change(
         tuple(name for name in after if name not in before),
         tuple(name for name in before if name not in after),
-        tuple(LevelChange(name, before[name], after[name]) for name in both),
+        tuple(LevelChange(name, before[name], after[name]) for name in level_changes),
     )
 
 

@@ -18,14 +18,14 @@ from pathlib import Path
 NAME = "lumen-neighbour"
 USERS = Path("/run/lumen-neighbour")
 """Locked by each program that uses the account; holds a word if one of them created it."""
-PATIENCE_S = 30.0
-NEEDED = tuple(dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)))
+CREATE_TIMEOUT_S = 30.0
+REQUIRED_PATHS = tuple(dict.fromkeys(os.path.realpath(path) for path in (sys.base_prefix, sys.prefix)))
 """What the user has to read in order to run this Python."""
 
 
 @contextmanager
-def present() -> Iterator[None]:
-    """The user exists; the last of the programs that use it at once removes it, if one of them created it."""
+def account() -> Iterator[None]:
+    """The user exists within the block; the last program that uses it removes it, if one of them created it."""
     with USERS.open("a+") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         if _create():
@@ -43,38 +43,40 @@ def present() -> Iterator[None]:
 
 def _create() -> bool:
     """Creates the user, waiting while another program holds /etc/passwd; False if it exists."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + CREATE_TIMEOUT_S
     while NAME not in (entry.pw_name for entry in pwd.getpwall()):
         words = ["useradd", "--no-create-home", "--user-group", NAME]
-        done = subprocess.run(words, capture_output=True, text=True)
-        if done.returncode == 0:
+        useradd = subprocess.run(words, capture_output=True, text=True)
+        if useradd.returncode == 0:
             return True
         if time.monotonic() > deadline:
-            raise RuntimeError(f"useradd {NAME}: {done.stderr.strip()}")
+            raise RuntimeError(f"useradd {NAME}: {useradd.stderr.strip()}")
         time.sleep(0.5)
     return False
 
 
 def run(*command: str, folder: Path, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs a command as the user, who may read the interpreter of this process wherever it lies."""
-    with tempfile.TemporaryDirectory() as aside:
-        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _enter(Path(aside)), "sh"]
-        given = {**environment, "USER": NAME, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run([*enter, *command], cwd=folder, env=given, capture_output=True, text=True, timeout=300)
+    with tempfile.TemporaryDirectory() as scratch:
+        enter = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _enter(Path(scratch)), "sh"]
+        variables = {**environment, "USER": NAME, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.run(
+            [*enter, *command], cwd=folder, env=variables, capture_output=True, text=True, timeout=300
+        )
 
 
 def _enter(aside: Path) -> str:
     """Shell lines that become the user, with closed folders replaced by open ones that hold what is needed."""
-    hidden: dict[Path, list[str]] = {}
-    for name in NEEDED:
-        if closed := next(
+    paths_by_closed_folder: dict[Path, list[str]] = {}
+    for name in REQUIRED_PATHS:
+        if closed_folder := next(
             (path for path in reversed(Path(name).parents) if not path.stat().st_mode & stat.S_IXOTH), None
         ):
-            hidden.setdefault(closed, []).append(name)
+            paths_by_closed_folder.setdefault(closed_folder, []).append(name)
     lines = ["set -e"]
-    places = {name: aside / str(number) for number, name in enumerate(NEEDED)}
-    for closed, names in hidden.items():
+    places = {name: aside / str(number) for number, name in enumerate(REQUIRED_PATHS)}
+    for closed_folder, names in paths_by_closed_folder.items():
         lines += [f"mkdir {places[name]}; mount --bind {shlex.quote(name)} {places[name]}" for name in names]
-        lines.append(f"mount -t tmpfs -o mode=755 none {shlex.quote(str(closed))}")
+        lines.append(f"mount -t tmpfs -o mode=755 none {shlex.quote(str(closed_folder))}")
         lines += [f"mkdir -p {shlex.quote(name)}; mount --bind {places[name]} {shlex.quote(name)}" for name in names]
     return "\n".join([*lines, f'exec setpriv --reuid={NAME} --regid={NAME} --init-groups -- "$@"'])

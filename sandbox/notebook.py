@@ -25,7 +25,7 @@ def cells() -> dict[str, Any]:
 def execute(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The notebook with fresh outputs, its cells run in order in `folder`; an error of a cell is raised."""
     names: dict[str, Any] = {"__name__": "__main__"}
-    done = []
+    executed_cells = []
     number = 0
     with chdir(folder):
         for cell in notebook["cells"]:
@@ -33,21 +33,25 @@ def execute(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:
                 number += 1
                 outputs = _run("".join(cell["source"]), names, number)
                 cell = cell | {"execution_count": number, "outputs": outputs}
-            done.append(cell)
-    return notebook | {"cells": done}
+            executed_cells.append(cell)
+    return notebook | {"cells": executed_cells}
 
 
 def _run(source: str, names: dict[str, Any], number: int) -> list[dict[str, Any]]:
     body = ast.parse(source).body
-    last = body[-1] if body and isinstance(body[-1], ast.Expr) else None
-    if last:
+    last_expression = body[-1] if body and isinstance(body[-1], ast.Expr) else None
+    if last_expression:
         body.pop()
-    printed = io.StringIO()
-    with redirect_stdout(printed):
+    stdout = io.StringIO()
+    with redirect_stdout(stdout):
         exec(compile(ast.Module(body, []), f"<cell {number}>", "exec"), names)
-        value = eval(compile(ast.Expression(last.value), f"<cell {number}>", "eval"), names) if last else None
+        value = (
+            eval(compile(ast.Expression(last_expression.value), f"<cell {number}>", "eval"), names)
+            if last_expression
+            else None
+        )
     outputs: list[dict[str, Any]] = []
-    if text := printed.getvalue():
+    if text := stdout.getvalue():
         outputs.append({"output_type": "stream", "name": "stdout", "text": _lines(text)})
     if value is not None:
         data = {"text/plain": _lines(repr(value))}

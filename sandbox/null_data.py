@@ -53,15 +53,15 @@ def draw(null: Null, rng: np.random.Generator) -> tuple[np.ndarray, Column, Colu
 def rejections(null: Null, simulations: int, seed: int) -> dict[str, float]:
     """Share of simulated evaluations in which each rule calls two equal models different, at level ALPHA."""
     rng = np.random.default_rng(seed)
-    found = {"star": 0, "permutation": 0, "interval": 0, "Wilcoxon": 0}
+    counts = {"star": 0, "permutation": 0, "interval": 0, "Wilcoxon": 0}
     for k in range(simulations):
         patient, one, other = draw(null, rng)
-        everywhere: np.ndarray = np.ones(len(patient), bool)
-        (p,) = ClusterPermutation(patient.tolist(), 499, k).p([Contrast(one, other, everywhere)])
+        everyone: np.ndarray = np.ones(len(patient), bool)
+        (p,) = ClusterPermutation(patient.tolist(), 499, k).p([Contrast(one, other, everyone)])
         gap = ClusterBootstrap(patient.tolist(), 400, k, 1 - ALPHA).difference(one, other)
         excludes = gap.low is not None and gap.high is not None and not gap.low <= 0 <= gap.high
-        found["permutation"] += p <= ALPHA
-        found["interval"] += excludes
-        found["star"] += p <= ALPHA and excludes
-        found["Wilcoxon"] += wilcoxon(one.values(), other.values()).p <= ALPHA
-    return {rule: count / simulations for rule, count in found.items()}
+        counts["permutation"] += p <= ALPHA
+        counts["interval"] += excludes
+        counts["star"] += p <= ALPHA and excludes
+        counts["Wilcoxon"] += wilcoxon(one.values(), other.values()).p <= ALPHA
+    return {rule: count / simulations for rule, count in counts.items()}

@@ -46,5 +46,5 @@ def describe_parse(kind: str, text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    explain(__doc__, least=2)
+    explain(__doc__, minimum=2)
     print("\n".join(describe_parse(sys.argv[1], " ".join(sys.argv[2:]))))

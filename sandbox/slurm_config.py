@@ -88,9 +88,9 @@ StorageLoc=accounting
 
 
 def write(folder: Path, names: Sequence[str], settings: Mapping[str, int | bool], ports: Sequence[int]) -> None:
-    """Fills the folder of a cluster with these nodes; `ports`: the controller's, the accounting's, and one a node."""
-    for sub in ("run", "log", "state", "spool", "dev"):
-        (folder / sub).mkdir(parents=True, exist_ok=True)
+    """Fills the folder of a cluster with these nodes; `ports`: the controller's, the accounting's, and one per node."""
+    for subfolder in ("run", "log", "state", "spool", "dev"):
+        (folder / subfolder).mkdir(parents=True, exist_ok=True)
     for gpu in range(4):
         (folder / "dev" / f"gpu{gpu}").symlink_to(os.devnull)
     (folder / "cluster.json").write_text(json.dumps(settings))
@@ -116,5 +116,5 @@ def write(folder: Path, names: Sequence[str], settings: Mapping[str, int | bool]
     accounting_config = folder / "slurmdbd.conf"
     accounting_config.write_text(ACCOUNTING_CONFIG.format(**values))
     accounting_config.chmod(0o600)
-    own_names = "".join(f"127.0.0.1 {name}\n" for name in names)
-    (folder / "hosts").write_text(Path("/etc/hosts").read_text() + "\n" + own_names)
+    host_lines = "".join(f"127.0.0.1 {name}\n" for name in names)
+    (folder / "hosts").write_text(Path("/etc/hosts").read_text() + "\n" + host_lines)

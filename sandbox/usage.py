@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 
-def explain(document: str | None, least: int = 0) -> None:
+def explain(docstring: str | None, minimum: int = 0) -> None:
     """Prints the docstring and exits: 0 where `--help` is given, 2 where fewer than `least` arguments are."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
-        print(document)
+        print(docstring)
         sys.exit(0)
-    if len(arguments) < least:
-        print(document, file=sys.stderr)
+    if len(arguments) < minimum:
+        print(docstring, file=sys.stderr)
         sys.exit(2)

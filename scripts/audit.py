@@ -92,11 +92,11 @@ def vulnerabilities(lock: Path) -> int:
         print("vulnerabilities: not checked, pip-audit is not installed (pip install pip-audit)")
         return 0
     words = ["--no-deps", "--disable-pip", "--format", "json", "-r", str(lock)]
-    done = subprocess.run([sys.executable, "-m", "pip_audit", *words], capture_output=True, text=True)
+    audit = subprocess.run([sys.executable, "-m", "pip_audit", *words], capture_output=True, text=True)
     try:
-        packages = json.loads(done.stdout)["dependencies"]
+        packages = json.loads(audit.stdout)["dependencies"]
     except (ValueError, KeyError):
-        print(f"vulnerabilities: not checked, pip-audit ended with {done.stderr.strip().splitlines()[-1:]}")
+        print(f"vulnerabilities: not checked, pip-audit ended with {audit.stderr.strip().splitlines()[-1:]}")
         return 0
     return report(packages)
 
@@ -104,16 +104,16 @@ def vulnerabilities(lock: Path) -> int:
 def report(packages: list[dict[str, Any]]) -> int:
     """Prints pip-audit's findings; how many packages are vulnerable. One that its database lacks is not sound."""
     known = [package for package in packages if "skip_reason" not in package]
-    found = [package for package in known if package["vulns"]]
-    for package in found:
+    vulnerable = [package for package in known if package["vulns"]]
+    for package in vulnerable:
         names = ", ".join(fault["id"] for fault in package["vulns"])
         print(f"{package['name']} {package['version']}: {names}")
     if not known:
         print("vulnerabilities: not checked, pip-audit's database knows none of these packages (no network?)")
         return 0
-    print(f"vulnerabilities: {len(found)} of the {len(known)} packages that pip-audit's database knows; "
+    print(f"vulnerabilities: {len(vulnerable)} of the {len(known)} packages that pip-audit's database knows; "
           f"{len(packages) - len(known)} are not in it")  # fmt: skip
-    return len(found)
+    return len(vulnerable)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ venv=${1:-.venv}
 lock=requirements/cpu.lock
 python=${PYTHON:-python3}
 stamp=$venv/.lumen-ready
-want=$(cat "$lock" pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)
-if [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
+expected=$(cat "$lock" pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)
+if [ "$(cat "$stamp" 2>/dev/null)" = "$expected" ]; then
   echo "environment: $venv is ready, nothing to install"
   exit 0
 fi
@@ -24,5 +24,5 @@ pip install --no-compile --no-deps -r <(grep -v '^torch==' "$lock")
 pip install --no-deps --no-build-isolation -e .
 # pip compiles on one core, which is most of its time; templates that are no Python fail, and nobody imports them.
 "$venv/bin/python" -m compileall -qq -j 0 "$venv/lib" || true
-echo "$want" > "$stamp"
+echo "$expected" > "$stamp"
 echo "environment: $venv is ready"

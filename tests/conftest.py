@@ -1,4 +1,4 @@
-"""What holds for every test: no profile of the user's, one thread a process, and long files first."""
+"""What holds for every test: no profile of the user's, one thread per process, and long files first."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ for another's last file. One of many processes is followed by one of a single pr
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
-    assert all(path.exists() for path in place), "a name in LONGEST is no file"
-    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+    order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in order), "a name in LONGEST is no file"
+    items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 "use strict";
 
-// One radiograph: its file, decoded by the server as in training, and how it is looked at. The view changes nothing that is asked.
+// One radiograph: its file, decoded by the server as in training, and its view. The view does not change the question.
 class Radiograph {
   constructor(root, changed) {
     this.root = root;
@@ -41,35 +41,35 @@ class Radiograph {
     if (!file) return;
     fault("");
     const turn = this.turn = (this.turn || 0) + 1;
-    this.clear(); // else a question asked before this file is read, or after it was refused, is about the last one
-    let reply, read;
+    this.clear(); // else a question asked before this file is read, or after it is refused, would be about the last one
+    let reply, picture;
     try {
       reply = await fetch("picture", { method: "POST", body: file });
-      read = await reply.json();
+      picture = await reply.json();
     } catch {
-      return fault(`${file.name}: ${SILENT}`);
+      return fault(`${file.name}: ${NO_REPLY}`);
     }
     if (turn !== this.turn) return; // another file was chosen meanwhile
-    if (!reply.ok) return fault(`${file.name}: ${read.error}`);
+    if (!reply.ok) return fault(`${file.name}: ${picture.error}`);
     const image = new Image();
-    image.src = read.url;
+    image.src = picture.url;
     try {
       await image.decode();
     } catch {
-      return fault(`${file.name}: this browser cannot show an image of ${read.width} × ${read.height} px`);
+      return fault(`${file.name}: this browser cannot show an image of ${picture.width} × ${picture.height} px`);
     }
-    this.url = read.url;
-    this.taken = read.taken;
-    this.root.querySelector(".experts textarea").value = read.experts || "";
-    const off = document.createElement("canvas");
+    this.url = picture.url;
+    this.taken = picture.taken;
+    this.root.querySelector(".experts textarea").value = picture.experts || "";
+    const offscreen = document.createElement("canvas");
     const shrink = Math.min(1, 2048 / Math.max(image.width, image.height));
-    [off.width, off.height] = [Math.round(image.width * shrink), Math.round(image.height * shrink)];
-    const context = off.getContext("2d", { willReadFrequently: true });
-    context.drawImage(image, 0, 0, off.width, off.height);
-    this.off = off;
-    this.grey = context.getImageData(0, 0, off.width, off.height);
-    const day = read.taken ? `, taken ${read.taken}` : "";
-    this.root.querySelector(".about").textContent = `${file.name}: ${read.width} × ${read.height} px${day}`;
+    [offscreen.width, offscreen.height] = [Math.round(image.width * shrink), Math.round(image.height * shrink)];
+    const context = offscreen.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0, offscreen.width, offscreen.height);
+    this.offscreen = offscreen;
+    this.grey = context.getImageData(0, 0, offscreen.width, offscreen.height);
+    const day = picture.taken ? `, taken ${picture.taken}` : "";
+    this.root.querySelector(".about").textContent = `${file.name}: ${picture.width} × ${picture.height} px${day}`;
     this.canvas.setAttribute("aria-label", `${this.title}: ${file.name}${day}`);
     this.reset();
     this.changed();
@@ -108,38 +108,38 @@ class Radiograph {
     if (!this.grey) return;
     const low = Number(this.level.value) - Number(this.window.value) / 2;
     const table = new Uint8ClampedArray(256).map((_, value) => (value - low) / Number(this.window.value) * 255);
-    const shown = new ImageData(this.grey.width, this.grey.height);
-    for (let place = 0; place < shown.data.length; place += 4) {
+    const pixels = new ImageData(this.grey.width, this.grey.height);
+    for (let offset = 0; offset < pixels.data.length; offset += 4) {
       for (let channel = 0; channel < 3; channel++) {
-        shown.data[place + channel] = table[this.grey.data[place + channel]];
+        pixels.data[offset + channel] = table[this.grey.data[offset + channel]];
       }
-      shown.data[place + 3] = 255;
+      pixels.data[offset + 3] = 255;
     }
-    this.off.getContext("2d").putImageData(shown, 0, 0);
+    this.offscreen.getContext("2d").putImageData(pixels, 0, 0);
     const context = this.canvas.getContext("2d");
     const { width, height } = this.canvas;
-    const fit = Math.min(width / this.off.width, height / this.off.height) * Number(this.zoom.value);
-    const [w, h] = [this.off.width * fit, this.off.height * fit];
+    const fit = Math.min(width / this.offscreen.width, height / this.offscreen.height) * Number(this.zoom.value);
+    const [w, h] = [this.offscreen.width * fit, this.offscreen.height * fit];
     context.clearRect(0, 0, width, height);
-    context.drawImage(this.off, (width - w) / 2 + this.x, (height - h) / 2 + this.y, w, h);
+    context.drawImage(this.offscreen, (width - w) / 2 + this.x, (height - h) / 2 + this.y, w, h);
   }
 }
 
-const SILENT = "the server does not answer any more", WAITING = "The model answers …";
-const BROKEN_OFF = "Broken off before its end.";
+const NO_REPLY = "the server does not answer any more", WAITING = "The model answers …";
+const CUT_OFF = "Broken off before its end.";
 const find = (id) => document.getElementById(id);
 const fault = (text) => { find("fault").textContent = text; };
 const radiographs = {};
 for (const root of document.querySelectorAll(".radiograph")) radiographs[root.dataset.name] = new Radiograph(root, fillInterval);
 
-let filled = ""; // the days that the files' dates gave; what was typed stays when a file without a date comes
+let filledDays = ""; // days from the files' dates; typed days stay when a file has no date
 
 function fillInterval() {
   const { reference, main } = radiographs;
-  const known = reference.taken && main.taken;
-  const days = known ? String(Math.round((Date.parse(main.taken) - Date.parse(reference.taken)) / 86400000)) : "";
-  if (known || find("interval").value === filled) find("interval").value = days;
-  filled = days;
+  const bothDated = reference.taken && main.taken;
+  const days = bothDated ? String(Math.round((Date.parse(main.taken) - Date.parse(reference.taken)) / 86400000)) : "";
+  if (bothDated || find("interval").value === filledDays) find("interval").value = days;
+  filledDays = days;
 }
 
 let questions = {};
@@ -156,39 +156,39 @@ async function start() {
   try {
     questions = await (await fetch("questions")).json();
   } catch {
-    return fault(SILENT);
+    return fault(NO_REPLY);
   }
   listQuestions();
 }
 document.querySelectorAll("input[name=kind]").forEach((input) => input.addEventListener("change", listQuestions));
 find("questions").addEventListener("change", () => { find("question").value = find("questions").value; });
 
-// The images keep the experts' words that belong to them, as in the report's controls.
-const AS = {
+// Each image keeps its own experts' words, as in the report's controls.
+const ORDERS = {
   given: ["reference", "main", "As given"],
   swapped: ["main", "reference", "Images swapped"],
   same: ["reference", "reference", "Same image twice"],
 };
 let running = null;
 
-async function ask(how) {
+async function ask(order) {
   if (running) return;
   fault("");
-  const [before, after, title] = AS[how];
-  const shown = { reference: radiographs[before], main: radiographs[after] };
-  const lacking = Object.values(shown).find((radiograph) => !radiograph.url);
-  if (lacking && kind() === "difference") {
-    return fault(`the ${lacking.title.toLowerCase()} is missing: this kind of question is about it`);
+  const [before, after, title] = ORDERS[order];
+  const pair = { reference: radiographs[before], main: radiographs[after] };
+  const missing = Object.values(pair).find((radiograph) => !radiograph.url);
+  if (missing && kind() === "difference") {
+    return fault(`the ${missing.title.toLowerCase()} is missing: this kind of question is about it`);
   }
   const days = find("interval");
   if (!days.checkValidity()) return fault(`days between them: ${days.value || "this"} is no whole number within a century`);
   const body = {
     kind: kind(), question: find("question").value, interval: days.value === "" ? null : Number(days.value),
-    images: Object.fromEntries(Object.entries(shown).map(([name, radiograph]) => [name, radiograph.url || ""])),
-    experts: Object.fromEntries(Object.entries(shown).map(([name, radiograph]) => [name, radiograph.experts])),
+    images: Object.fromEntries(Object.entries(pair).map(([name, radiograph]) => [name, radiograph.url || ""])),
+    experts: Object.fromEntries(Object.entries(pair).map(([name, radiograph]) => [name, radiograph.experts])),
   };
   running = new AbortController();
-  busy(true);
+  setBusy(true);
   let card = null;
   try {
     const reply = await fetch("ask", { method: "POST", body: JSON.stringify(body), signal: running.signal });
@@ -197,27 +197,27 @@ async function ask(how) {
     for await (const event of events(reply.body)) {
       if (event.error) {
         fault(event.error);
-        note(card, BROKEN_OFF);
+        addNote(card, CUT_OFF);
       }
       if (event.text) card.querySelector(".text").textContent += event.text;
       if (event.facts) {
         card.querySelector(".text").textContent = event.answer || "(empty answer)"; // without the findings line, if there was one
-        note(card, event.note);
+        addNote(card, event.note);
         finish(card, event.facts);
       }
     }
   } catch (error) {
     const stopped = error.name === "AbortError";
     if (stopped) find("status").textContent = "Stopped.";
-    else fault(SILENT);
-    if (card) note(card, stopped ? "Stopped before its end." : BROKEN_OFF);
+    else fault(NO_REPLY);
+    if (card) addNote(card, stopped ? "Stopped before its end." : CUT_OFF);
   } finally {
     running = null;
-    busy(false);
+    setBusy(false);
   }
 }
 
-function busy(on) {
+function setBusy(on) {
   for (const id of ["ask", "swapped", "same"]) find(id).disabled = on || (id !== "ask" && kind() !== "difference");
   find("stop").hidden = !on;
   if (on) find("status").textContent = WAITING;
@@ -249,8 +249,8 @@ function newCard(title, question) {
   return card;
 }
 
-// What must be known beside an answer, or a part of one: half of "No change is seen but in the left lung" says something else.
-function note(card, text) {
+// What a reader must know of an answer: half of "No change is seen but in the left lung" means something else.
+function addNote(card, text) {
   if (!text) return;
   const part = document.createElement("p");
   part.className = "note";

@@ -133,7 +133,7 @@ def write_mimic_iv(data: Path) -> Path:
 @pytest.fixture(scope="module")
 def site(can_run_slurm: None) -> Iterator[Site]:
     """A cluster and runs in folders that every user may enter, and the project's own stages, which fail once each."""
-    with neighbour.present(), tempfile.TemporaryDirectory(prefix="lumen-restricted-") as name:
+    with neighbour.account(), tempfile.TemporaryDirectory(prefix="lumen-restricted-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "runs").mkdir(mode=0o755)

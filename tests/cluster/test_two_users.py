@@ -42,7 +42,7 @@ class Neighbour:
 @pytest.fixture(scope="module")
 def shared(can_run_slurm: None) -> Iterator[Site]:
     """A cluster, a checkout and runs in folders that every user may enter; no accounting, so that all may submit."""
-    with neighbour.present(), tempfile.TemporaryDirectory(prefix="lumen-users-") as name:
+    with neighbour.account(), tempfile.TemporaryDirectory(prefix="lumen-users-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "runs").mkdir()
