@@ -36,22 +36,22 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         settings = task.settings
         folder = task.run.folder / "report"
-        shown = not task.run.restricted if settings.evaluate.images is None else settings.evaluate.images
-        evaluate, given = replace(settings.evaluate, images=shown), inputs(task)
-        written: list[Path] = []
+        show_images = not task.run.restricted if settings.evaluate.images is None else settings.evaluate.images
+        evaluate_settings, report_inputs = replace(settings.evaluate, images=show_images), inputs(task)
+        outcome_files: list[Path] = []
         if settings.instruct.outcomes:  # its page shows no image
-            written, given.criteria = outcomes(task, folder, given.identity.banner)
-        if task.run.restricted and shown:
-            given.identity = replace(given.identity, shows_patients=True)
-        files, checks = assemble.report(given, evaluate, settings.seed, folder)
-        files += written
+            outcome_files, report_inputs.criteria = outcomes(task, folder, report_inputs.identity.banner)
+        if task.run.restricted and show_images:
+            report_inputs.identity = replace(report_inputs.identity, shows_patients=True)
+        files, gates = assemble.report(report_inputs, evaluate_settings, settings.seed, folder)
+        files += outcome_files
         if task.run.restricted:
             for path in files:
                 path.chmod(0o600)
         for path in files:
             yield task.artefact(path)
-        if checks:
-            criteria.require(checks)
+        if gates:
+            criteria.require(gates)
 
     return process
 
@@ -65,17 +65,19 @@ def outcomes(task: Task, folder: Path, banner: Sequence[str]) -> tuple[list[Path
     from lumen_hpc.report.outcome_criteria import outcome_criteria
 
     run, settings = task.run, task.settings
-    prepared, linked = run.path("prepare"), run.path("outcomes")
+    prepare_folder, outcomes_folder = run.path("prepare"), run.path("outcomes")
     tables = evaluation.evaluate(
-        linked,
-        prepared / "studies.jsonl",
+        outcomes_folder,
+        prepare_folder / "studies.jsonl",
         run.rows("experts"),
         {model: run.rows("prognose", model) for model in trained_on("outcome", settings.predict.models)},
         settings.instruct.outcomes,
         resamples=settings.evaluate.bootstrap,
         seed=settings.seed,
         confidence=settings.evaluate.confidence,
-        oracles=evaluation.oracles(prepared / "phantom" / "truth.jsonl", linked, settings.data.phantom.effect)
+        oracles=evaluation.oracles(
+            prepare_folder / "phantom" / "truth.jsonl", outcomes_folder, settings.data.phantom.effect
+        )
         if settings.data.source == "phantom"
         else None,
     )
@@ -90,11 +92,11 @@ def outcomes(task: Task, folder: Path, banner: Sequence[str]) -> tuple[list[Path
     rows = [row for of_model in answers.values() for row in of_model]
     total = len({row["question_id"] for row in rows if not row.get("control")})
     notes = [*banner, *images_left_out.note(rows, total=total)]
-    counts = read_json(linked / "counts.json", {})
-    files = outcomes_page.write(folder, tables, counts, settings, _about(run), scores, notes)
-    gated = "icu_48h" in tables and settings.evaluate.outcome_gates
-    held = [gate for model in answers for gate in outcome_criteria(tables["icu_48h"], model)] if gated else []
-    return files, held
+    counts = read_json(outcomes_folder / "counts.json", {})
+    files = outcomes_page.write(folder, tables, counts, settings, _run_facts(run), scores, notes)
+    has_gates = "icu_48h" in tables and settings.evaluate.outcome_gates
+    gates = [gate for model in answers for gate in outcome_criteria(tables["icu_48h"], model)] if has_gates else []
+    return files, gates
 
 
 def inputs(task: Task) -> Any:
@@ -107,37 +109,37 @@ def inputs(task: Task) -> Any:
 
     run, settings = task.run, task.settings
     models = settings.predict.models
-    prepared = run.path("prepare")
-    entities = run.diff_vqa
-    known = (entities / ENTITIES).exists()
+    prepare_folder = run.path("prepare")
+    diff_vqa = run.diff_vqa
+    has_findings = (diff_vqa / ENTITIES).exists()
     steps = {
         path.name: StepLogs.open(path, manifest.read)
         for path in sorted(run.folder.iterdir())
         if (path / manifest.NAME).exists() and path.name != STAGE.name
     }
-    counts = read_json(prepared / "counts.json", {})
+    counts = read_json(prepare_folder / "counts.json", {})
     return Inputs(
         records=read_jsonl(run.path("instruct") / "lumen-test.jsonl"),
         answers={model: run.rows("predict", model) for model in models},
         repeats={model: run.rows("predict", model) for model in repeats(models, settings.train.seeds)},
         scores={model: run.rows("judge", model) for model in models if run.path("judge", model).exists()},
-        studies=read_jsonl(prepared / "studies.jsonl"),
+        studies=read_jsonl(prepare_folder / "studies.jsonl"),
         rewrites=run.rows("rewrite"),
         counts=counts,
         training={
             model: read_jsonl(file) for model in models if (file := run.path("train", model) / "metrics.jsonl").exists()
         },
         steps=steps,
-        accounted=accounting.usage(jobs) if (jobs := job_ids(steps)) else None,
-        image=picture,
-        findings=read_findings(entities) if known else {},
+        slurm_usage=accounting.usage(jobs) if (jobs := job_ids(steps)) else None,
+        image=read_grey_levels,
+        findings=read_findings(diff_vqa) if has_findings else {},
         training_meta=_training_meta(run),
         experts={str(row["study_id"]): row for row in run.rows("experts")},
         identity=identify(settings, counts),
         exposure=exposure(settings),
-        truth=prepared / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
-        settings=_changed(settings, run.restricted),
-        run=_about(run),
+        truth=prepare_folder / "phantom" / "truth.jsonl" if settings.data.source == "phantom" else None,
+        settings=_changed_settings(settings, run.restricted),
+        run=_run_facts(run),
     )
 
 
@@ -150,7 +152,7 @@ def _training_meta(run: Run) -> Iterator[dict[str, Any]]:
         yield from (record["meta"] for record in read_jsonl(path))
 
 
-def picture(path: str) -> Any:
+def read_grey_levels(path: str) -> Any:
     """Grey levels of an image file, uint8 [H, W]; None, and counted on the page, if it cannot be read."""
     from lumen_hpc.data.images import grey_levels
 
@@ -160,19 +162,19 @@ def picture(path: str) -> Any:
         return None
 
 
-def _about(run: Run) -> dict[str, str]:
+def _run_facts(run: Run) -> dict[str, str]:
     """The run as the page shows it: its name and data, and the last submission's code and packages."""
     submissions = read_json(run.folder / "provenance.json", [{}])
     last = submissions[-1]
     packages = ", ".join(f"{name} {version}" for name, version in last.get("packages", {}).items())
-    known = {key: str(last[key]) for key in ("submitted", "git_commit", "code", "python") if last.get(key)}
-    about = {"name": run.folder.name, "data": run.settings.data.source, "seed": str(run.settings.seed)}
-    return about | known | ({"packages": packages} if packages else {})
+    submission_facts = {key: str(last[key]) for key in ("submitted", "git_commit", "code", "python") if last.get(key)}
+    facts = {"name": run.folder.name, "data": run.settings.data.source, "seed": str(run.settings.seed)}
+    return facts | submission_facts | ({"packages": packages} if packages else {})
 
 
-def _changed(settings: Settings, restricted: bool) -> dict[str, str]:
+def _changed_settings(settings: Settings, restricted: bool) -> dict[str, str]:
     """Settings that differ from their defaults, by dotted key; of restricted data, without paths."""
-    found: dict[str, str] = {}
+    changed: dict[str, str] = {}
 
     def collect(values: Any, defaults: Any, key: str) -> None:
         for name, value in values.items():
@@ -180,7 +182,7 @@ def _changed(settings: Settings, restricted: bool) -> dict[str, str]:
             if isinstance(value, dict) and value:
                 collect(value, default, f"{key}{name}.")
             elif value != default and not (restricted and "/" in str(value)):
-                found[key + name] = str(value)
+                changed[key + name] = str(value)
 
     collect(asdict(settings), asdict(Settings()), "")
-    return found
+    return changed

@@ -49,24 +49,28 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     from lumen_hpc.outcomes.write import FILES, write
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
-        data, settings, prepared = task.settings.data, task.settings.outcomes, task.run.path("prepare")
+        data, outcome_settings, prepare_folder = task.settings.data, task.settings.outcomes, task.run.path("prepare")
         folder = Path(data.mimic_iv)
         if data.source == "phantom":
-            taken = phantom_tables.study_times(read_jsonl(prepared / "studies.jsonl"))
+            study_times = phantom_tables.study_times(read_jsonl(prepare_folder / "studies.jsonl"))
             folder = phantom_tables.write_tables(
                 task.folder / "mimiciv",
-                prepared / "phantom" / "truth.jsonl",
-                taken,
+                prepare_folder / "phantom" / "truth.jsonl",
+                study_times,
                 task.settings.seed,
                 effect=data.phantom.effect,
             )
         counts = write(
-            task.folder, prepared / "studies.jsonl", folder, memory_gb=settings.memory_gb, threads=settings.threads
+            task.folder,
+            prepare_folder / "studies.jsonl",
+            folder,
+            memory_gb=outcome_settings.memory_gb,
+            threads=outcome_settings.threads,
         )
         faults = sum(counts["faults"].values())
         print(f"{counts['studies']} studies of {counts['patients']} patients; {faults} faults, each in counts.json")
-        if absent := counts["faults"]["patient not in MIMIC-IV"]:
-            print(f"{absent} of the patients are not in MIMIC-IV: their outcomes and laboratory values are unknown")
+        if unmatched := counts["faults"]["patient not in MIMIC-IV"]:
+            print(f"{unmatched} of the patients are not in MIMIC-IV: their outcomes and laboratory values are unknown")
         for name in FILES:
             yield task.artefact(task.folder / name)
 

@@ -168,15 +168,15 @@ def open_run(folder: str | Path) -> OpenRun:
         raise UserError(f"there is no {folder}; {run_record.runs_hint(folder)}")
     path = run_record.settings_file(folder)
     if path is None:
-        if inside := next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None):
-            raise UserError(f"{folder} is a part of a run; give the run's folder, {inside}")
+        if run_folder := next((parent for parent in folder.parents if (parent / "config.yaml").is_file()), None):
+            raise UserError(f"{folder} is a part of a run; give the run's folder, {run_folder}")
         runs = run_record.runs_in(folder)
-        one = (
+        suggestion = (
             f"one of the runs in it, such as {folder.name}/{runs[0]}"
             if runs
             else "the folder of a run, such as runs/demo"
         )
-        raise UserError(f"{folder} is no run: it has no config.yaml; give {one}")
+        raise UserError(f"{folder} is no run: it has no config.yaml; give {suggestion}")
     require_layout(folder)
     return OpenRun(Run(folder, *config_file.load(path)))
 
@@ -212,8 +212,8 @@ class OpenRun:
         """A row a study."""
         frame = self._frame("studies", [self._artefact("prepare", "studies.jsonl")])
         if self.settings.data.source == "phantom":
-            here = f"{self._run.path('prepare')}/phantom/"  # the run may have been moved or copied since
-            frame["image"] = frame["image"].str.replace(r"^.*/prepare/phantom/", lambda _: here, regex=True)
+            phantom_folder = f"{self._run.path('prepare')}/phantom/"  # the run may have been moved or copied since
+            frame["image"] = frame["image"].str.replace(r"^.*/prepare/phantom/", lambda _: phantom_folder, regex=True)
         return frame
 
     @cached_property
@@ -258,11 +258,11 @@ class OpenRun:
         Raises UserError where one of these was written again since stage evaluate scored it.
         """
         self._require_scored()
-        plain = self.answers[self.answers["control"].isna()].drop(columns=["control"])
-        judged = self.scores[self.scores["canary"].isna()].drop(columns=["canary", "passed"])
-        frame = self.samples.merge(plain, on=["question_id", "model"], how="left", validate="one_to_one")
-        first = judged.drop_duplicates(["question_id", "model"]).rename(columns={"judge": "judged_by"})
-        frame = frame.merge(first, on=["question_id", "model"], how="left", validate="one_to_one")
+        answers = self.answers[self.answers["control"].isna()].drop(columns=["control"])
+        scores = self.scores[self.scores["canary"].isna()].drop(columns=["canary", "passed"])
+        frame = self.samples.merge(answers, on=["question_id", "model"], how="left", validate="one_to_one")
+        first_judge = scores.drop_duplicates(["question_id", "model"]).rename(columns={"judge": "judged_by"})
+        frame = frame.merge(first_judge, on=["question_id", "model"], how="left", validate="one_to_one")
         records = self.records.drop(columns=["type"])
         return frame.merge(records, on="question_id", how="left", validate="many_to_one")[list(COLUMNS["results"])]
 
@@ -274,8 +274,8 @@ class OpenRun:
             for folder in (self._run.path("train", model), *sorted(self.folder.glob(f"train-{model}{AGAIN}*"))):
                 if rows := manifest.read(folder / "metrics.jsonl"):
                     frames.append(pd.json_normalize(rows).assign(model=folder.name.removeprefix("train-")))
-        whole = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-        return whole.reindex(columns=list(COLUMNS["training"]))
+        frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return frame.reindex(columns=list(COLUMNS["training"]))
 
     @cached_property
     def costs(self) -> pd.DataFrame:
@@ -297,16 +297,16 @@ class OpenRun:
 
     def _require_scored(self) -> None:
         """Raises UserError where the report's scores are of other questions, answers or judgements than today's."""
-        scored = max((line["finished"] for line in manifest.latest(self._run.path("evaluate")).values()), default="")
+        scored_at = max((line["finished"] for line in manifest.latest(self._run.path("evaluate")).values()), default="")
         models = [self._run.path(stage, model) for stage in ("predict", "judge") for model in self.models]
         for folder in (self._run.path("instruct"), *models):
-            then: dict[int, str] = {}
+            scored_content: dict[int, str] = {}
             for line in manifest.read(folder / manifest.NAME):
-                if line["finished"] <= scored:
-                    then[line["shard"]] = line["content"]
+                if line["finished"] <= scored_at:
+                    scored_content[line["shard"]] = line["content"]
                 else:  # of nodes whose clocks differ, what was scored may look later
-                    then.setdefault(line["shard"], line["content"])
-            if then != {shard: line["content"] for shard, line in manifest.latest(folder).items()}:
+                    scored_content.setdefault(line["shard"], line["content"])
+            if scored_content != {shard: line["content"] for shard, line in manifest.latest(folder).items()}:
                 raise UserError(
                     f"{folder} was written again after stage evaluate scored it: its rows have no scores yet; "
                     f"python launch.py stage=full {self._run.arguments}"

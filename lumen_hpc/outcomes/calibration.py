@@ -14,7 +14,7 @@ import numpy as np
 from lumen_hpc.proportions import wilson
 
 Array = np.ndarray
-SURE = 1e-6
+LOGIT_MARGIN = 1e-6
 """Probabilities are kept this far from 0 and 1 where their logit is taken."""
 
 
@@ -30,7 +30,7 @@ class Line(NamedTuple):
 
 
 def logit(probability: Array) -> Array:
-    p = np.clip(probability, SURE, 1 - SURE)
+    p = np.clip(probability, LOGIT_MARGIN, 1 - LOGIT_MARGIN)
     return np.log(p / (1 - p))
 
 
@@ -75,15 +75,15 @@ def in_the_large(outcome: Array, probability: Array) -> float:
 
 def curve(outcome: Array, probability: Array, parts: int = 10) -> list[dict[str, float]]:
     """Observed against predicted risk in equal parts of the samples: predicted, observed, low, high (Wilson), n."""
-    found = []
+    points = []
     for part in np.array_split(np.argsort(probability, kind="stable"), min(parts, len(outcome))):
         events = int(outcome[part].sum())
         low, high = wilson(events, len(part))
-        found.append({
+        points.append({
             "predicted": float(probability[part].mean()), "observed": events / len(part), "low": low, "high": high,
             "n": len(part),
         })  # fmt: skip
-    return found
+    return points
 
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -93,12 +93,12 @@ def decision_curve(
     outcome: Array, probability: Array, thresholds: Sequence[float] = THRESHOLDS
 ) -> list[dict[str, float]]:
     """Net benefit of acting above each threshold, beside acting on everyone (`all`); on nobody it is 0."""
-    n, prevalence, found = len(outcome), float(outcome.mean()), []
+    n, prevalence, points = len(outcome), float(outcome.mean()), []
     for threshold in thresholds:
-        odds, above = threshold / (1 - threshold), probability >= threshold
-        benefit = (outcome & above).sum() / n - (~outcome & above).sum() / n * odds
-        found.append({"threshold": threshold, "model": float(benefit), "all": prevalence - (1 - prevalence) * odds})
-    return found
+        odds, flagged = threshold / (1 - threshold), probability >= threshold
+        benefit = (outcome & flagged).sum() / n - (~outcome & flagged).sum() / n * odds
+        points.append({"threshold": threshold, "model": float(benefit), "all": prevalence - (1 - prevalence) * odds})
+    return points
 
 
 def operating_point(outcome: Array, probability: Array, sensitivity: float) -> dict[str, Any]:
@@ -107,12 +107,15 @@ def operating_point(outcome: Array, probability: Array, sensitivity: float) -> d
     cases = np.sort(probability[outcome])[::-1]
     threshold = float(cases[int(np.ceil(sensitivity * len(cases) - 1e-9)) - 1])
     flagged = probability >= threshold
-    true, false = int((flagged & outcome).sum()), int((flagged & ~outcome).sum())
-    negatives, missed = int((~outcome).sum()), int((~flagged & outcome).sum())
-    spared = negatives - false
+    true_positives, false_positives = int((flagged & outcome).sum()), int((flagged & ~outcome).sum())
+    negatives, false_negatives = int((~outcome).sum()), int((~flagged & outcome).sum())
+    true_negatives = negatives - false_positives
+    unflagged = true_negatives + false_negatives
     return {
-        "threshold": threshold, "sensitivity": true / len(cases),
-        "specificity": spared / negatives if negatives else None,
-        "ppv": true / (true + false), "npv": spared / (spared + missed) if spared + missed else None,
-        "number_needed": (true + false) / true,
-    }  # fmt: skip
+        "threshold": threshold,
+        "sensitivity": true_positives / len(cases),
+        "specificity": true_negatives / negatives if negatives else None,
+        "ppv": true_positives / (true_positives + false_positives),
+        "npv": true_negatives / unflagged if unflagged else None,
+        "number_needed": (true_positives + false_positives) / true_positives,
+    }

@@ -25,25 +25,25 @@ def auroc(outcome: Array, probability: Array, weights: Array) -> Array:
     """Area under the ROC curve; a tie counts half."""
     positive, negative = _by_value(outcome, probability, weights)
     below = np.cumsum(negative, axis=1) - negative / 2
-    return _share((positive * below).sum(1), positive.sum(1) * negative.sum(1))
+    return _ratio((positive * below).sum(1), positive.sum(1) * negative.sum(1))
 
 
 def auprc(outcome: Array, probability: Array, weights: Array) -> Array:
     """Average precision: the step-wise area under the precision-recall curve."""
     positive, negative = (side[:, ::-1] for side in _by_value(outcome, probability, weights))
-    found, named = np.cumsum(positive, axis=1), np.cumsum(positive + negative, axis=1)
-    return _share((positive * _share(found, named, 0.0)).sum(1), positive.sum(1))
+    true_positives, flagged = np.cumsum(positive, axis=1), np.cumsum(positive + negative, axis=1)
+    return _ratio((positive * _ratio(true_positives, flagged, 0.0)).sum(1), positive.sum(1))
 
 
 def brier(outcome: Array, probability: Array, weights: Array) -> Array:
     """Mean squared error of the probabilities."""
-    return _share(weights @ (probability - outcome) ** 2, weights.sum(1))
+    return _ratio(weights @ (probability - outcome) ** 2, weights.sum(1))
 
 
 def brier_skill(outcome: Array, probability: Array, weights: Array) -> Array:
     """1 minus the Brier score over that of the samples' own prevalence; 0 is no skill."""
-    prevalence = _share(weights @ outcome.astype(float), weights.sum(1))
-    return 1 - _share(brier(outcome, probability, weights), prevalence * (1 - prevalence))
+    prevalence = _ratio(weights @ outcome.astype(float), weights.sum(1))
+    return 1 - _ratio(brier(outcome, probability, weights), prevalence * (1 - prevalence))
 
 
 MEASURES: dict[str, Measure] = {"auroc": auroc, "auprc": auprc, "brier": brier, "brier skill": brier_skill}
@@ -59,7 +59,7 @@ def _by_value(outcome: Array, probability: Array, weights: Array) -> tuple[Array
     return positive, np.add.reduceat(sorted_weights, starts, axis=1) - positive
 
 
-def _share(part: Array, whole: Array, empty: float = np.nan) -> Array:
+def _ratio(part: Array, whole: Array, empty: float = np.nan) -> Array:
     return np.divide(part, whole, out=np.full(np.shape(whole), empty, float), where=whole > 0)
 
 
@@ -68,43 +68,43 @@ class Resamples:
 
     def __init__(self, patients: Sequence[Hashable], count: int, seed: int, confidence: float = 0.95) -> None:
         names = {name: place for place, name in enumerate(dict.fromkeys(patients))}
-        self._of = np.array([names[name] for name in patients], np.int64)
+        self._patient = np.array([names[name] for name in patients], np.int64)
         rng, n = np.random.default_rng(seed), len(names)
-        self._drawn = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(count)]).astype(
+        self._counts = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(count)]).astype(
             np.uint16
         )
         self._tail = (1 - confidence) / 2
 
     def values(self, measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> Array:
         """The measure in every resample, of the samples where `where` is true; float64 [resamples]."""
-        here = np.ones(len(outcome), bool) if where is None else where
-        y, p, of = outcome[here], probability[here], self._of[here]
-        blocks = (self._drawn[start : start + BLOCK] for start in range(0, len(self._drawn), BLOCK))
-        return np.concatenate([measure(y, p, block[:, of].astype(float)) for block in blocks])
+        mask = np.ones(len(outcome), bool) if where is None else where
+        y, p, patient = outcome[mask], probability[mask], self._patient[mask]
+        blocks = (self._counts[start : start + BLOCK] for start in range(0, len(self._counts), BLOCK))
+        return np.concatenate([measure(y, p, block[:, patient].astype(float)) for block in blocks])
 
     def interval(self, measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> Interval:
         """The measure and its interval."""
-        drawn = self.values(measure, outcome, probability, where)
-        return self.around(value(measure, outcome, probability, where), drawn)
+        resampled = self.values(measure, outcome, probability, where)
+        return self.interval_around(value(measure, outcome, probability, where), resampled)
 
     def difference(self, measure: Measure, outcome: Array, one: Array, other: Array) -> tuple[Interval, float]:
         """`one` minus `other`, paired in every resample, and the two-sided p of no difference."""
-        drawn = self.values(measure, outcome, one) - self.values(measure, outcome, other)
+        resampled = self.values(measure, outcome, one) - self.values(measure, outcome, other)
         difference = value(measure, outcome, one) - value(measure, outcome, other)
-        drawn = drawn[np.isfinite(drawn)]
-        tail = (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (1 + len(drawn))
-        return self.around(difference, drawn), float(min(1.0, 2 * tail))
+        resampled = resampled[np.isfinite(resampled)]
+        tail = (1 + min((resampled <= 0).sum(), (resampled >= 0).sum())) / (1 + len(resampled))
+        return self.interval_around(difference, resampled), float(min(1.0, 2 * tail))
 
-    def around(self, point: float, drawn: Array) -> Interval:
-        """The percentile interval of drawn values around a point estimate."""
-        drawn = drawn[np.isfinite(drawn)]
-        if not np.isfinite(point) or not len(drawn):
+    def interval_around(self, point: float, resampled: Array) -> Interval:
+        """The percentile interval of resampled values around a point estimate."""
+        finite = resampled[np.isfinite(resampled)]
+        if not np.isfinite(point) or not len(finite):
             return Interval(None, None, None)
-        low, high = (float(np.quantile(drawn, q)) for q in (self._tail, 1 - self._tail))
+        low, high = (float(np.quantile(finite, q)) for q in (self._tail, 1 - self._tail))
         return Interval(float(point), low, high)
 
 
 def value(measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> float:
     """The measure of the samples as they are; NaN where undefined."""
-    here = np.ones(len(outcome), bool) if where is None else where
-    return float(measure(outcome[here], probability[here], np.ones((1, int(here.sum()))))[0])
+    mask = np.ones(len(outcome), bool) if where is None else where
+    return float(measure(outcome[mask], probability[mask], np.ones((1, int(mask.sum()))))[0])

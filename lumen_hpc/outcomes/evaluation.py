@@ -33,29 +33,30 @@ def evaluate(
     """
     experts = list(experts)
     probabilities = {model: _probabilities(rows) for model, rows in answers.items()}
-    found = {}
+    tables = {}
     for outcome in outcomes:
         samples = cohort(folder, studies, outcome, experts)
-        made = {row: rivals.predict(samples, row, seed) for row in rivals.available(samples)}
-        opponents = {row: p for row, p in made.items() if p is not None}
+        predictions = {row: rivals.predict(samples, row, seed) for row in rivals.available(samples)}
+        rival_probabilities = {row: p for row, p in predictions.items() if p is not None}
         models = {
             label: p
-            for model, answered in probabilities.items()
-            for label, p in _by_variant(model, answered, outcome, samples).items()
+            for model, yes_by_question in probabilities.items()
+            for label, p in _by_variant(model, yes_by_question, outcome, samples).items()
         }
-
-        pairs = [(model, other) for model in answers for other in _others(model)]
-        table = score(samples, opponents, models, resamples=resamples, seed=seed, confidence=confidence, pairs=pairs)
+        pairs = [(model, other) for model in answers for other in _reference_rows(model)]
+        table = score(
+            samples, rival_probabilities, models, resamples=resamples, seed=seed, confidence=confidence, pairs=pairs
+        )
         if outcome.startswith("death") and "rows" in table:
-            best = max(models or opponents, key=lambda name: table["rows"][name]["auroc"].value or 0)
-            table["survival"] = {"row": best, **_survival(folder, samples, {**opponents, **models}[best])}
+            best = max(models or rival_probabilities, key=lambda name: table["rows"][name]["auroc"].value or 0)
+            table["survival"] = {"row": best, **_survival(folder, samples, {**rival_probabilities, **models}[best])}
         if oracles and outcome == "icu_48h" and "rows" in table:
-            table["oracles"] = _oracles(samples, oracles, answered_by_all({**opponents, **models}))
-        found[outcome] = table
-    return found
+            table["oracles"] = _oracles(samples, oracles, answered_by_all({**rival_probabilities, **models}))
+        tables[outcome] = table
+    return tables
 
 
-def _others(model: str) -> list[str]:
+def _reference_rows(model: str) -> list[str]:
     """Rows that say what a model gains, and from what: laboratory values alone, and itself with less."""
     variants = [f"{model}, {variant}" for variant in (*VARIANTS, SHUFFLED) if variant != "all"]
     return ["laboratory values, regression", "laboratory values, boosting", *variants]
@@ -66,27 +67,27 @@ def _probabilities(rows: Iterable[Row]) -> dict[str, float]:
     return {row["question_id"]: row["yes"] for row in rows if row.get("yes") is not None}
 
 
-def _by_variant(model: str, answered: Mapping[str, float], outcome: str, samples: Cohort) -> dict[str, Array]:
+def _by_variant(model: str, yes_by_question: Mapping[str, float], outcome: str, samples: Cohort) -> dict[str, Array]:
     """Row label → probabilities, for each variant that was asked; NaN outside the test split."""
-    found = {}
+    rows = {}
     for variant in (*VARIANTS, SHUFFLED):
-        end = "" if variant == "all" else f"/{variant}"
-        p = np.array([answered.get(f"outcome/{outcome}/{study}{end}", np.nan) for study in samples.study_id])
+        suffix = "" if variant == "all" else f"/{variant}"
+        p = np.array([yes_by_question.get(f"outcome/{outcome}/{study}{suffix}", np.nan) for study in samples.study_id])
         if np.isfinite(p).any():
-            found[model if variant == "all" else f"{model}, {variant}"] = p
-    return found
+            rows[model if variant == "all" else f"{model}, {variant}"] = p
+    return rows
 
 
 def _survival(folder: Path, samples: Cohort, p: Array) -> dict[str, Any]:
     """Harrell's concordance on the test patients, and Kaplan-Meier curves of the thirds of risk."""
-    known = {
+    survival_by_study = {
         int(row["study_id"]): row["outcomes"]["survival"].get("value") for row in read_jsonl(folder / "outcomes.jsonl")
     }
     places = [
         place for place, study in enumerate(samples.study_id)
-        if samples.split[place] == "test" and known[study] and np.isfinite(p[place])
+        if samples.split[place] == "test" and survival_by_study[study] and np.isfinite(p[place])
     ]  # fmt: skip
-    values = [known[samples.study_id[place]] for place in places]
+    values = [survival_by_study[samples.study_id[place]] for place in places]
     days, died = np.array([v["days"] for v in values], float), np.array([v["died"] for v in values], bool)
     risk = p[places]
     curves = []
@@ -96,16 +97,16 @@ def _survival(folder: Path, samples: Cohort, p: Array) -> dict[str, Any]:
     return {"concordance": concordance(days, died, risk), "patients": len(places), "curves": curves}
 
 
-def _oracles(samples: Cohort, oracles: Mapping[str, Mapping[int, float]], judged: Array) -> dict[str, float]:
+def _oracles(samples: Cohort, oracles: Mapping[str, Mapping[int, float]], answered: Array) -> dict[str, float]:
     """AUROC of each oracle on the test studies that the rows are judged on."""
     from lumen_hpc.outcomes.discrimination import auroc, value
 
-    found = {}
+    aurocs = {}
     for name, by_study in oracles.items():
         p = np.array([by_study.get(study, np.nan) for study in samples.study_id])
-        here = np.isfinite(p) & judged & (samples.split == "test")
-        found[name] = value(auroc, samples.outcome, p, here)
-    return found
+        mask = np.isfinite(p) & answered & (samples.split == "test")
+        aurocs[name] = value(auroc, samples.outcome, p, mask)
+    return aurocs
 
 
 def timeline_scores(
@@ -117,25 +118,27 @@ def timeline_scores(
     does. `constant` is the share that the most frequent answer of the kind would have: what can be had without looking.
     `records`: those of outcomes-test.jsonl.
     """
-    asked = [record["meta"] for record in records if record["meta"]["type"] == "timeline"]
+    questions = [record["meta"] for record in records if record["meta"]["type"] == "timeline"]
     groups: dict[tuple[str, str], list[Row]] = {}
-    for meta in asked:
+    for meta in questions:
         groups.setdefault((meta["kind"], meta["variant"]), []).append(meta)
-    found = []
+    scores = []
     for model, rows in answers.items():
         texts = {row["question_id"]: row["answer"] for row in rows}
         for (kind, variant), metas in sorted(groups.items()):
-            answered = [meta for meta in metas if meta["question_id"] in texts]
-            short = [read(meta["short_answer"]) for meta in answered]
-            right = [read(texts[meta["question_id"]]) == true for meta, true in zip(answered, short)]
-            if answered:
-                patients = ClusterBootstrap([meta["subject_id"] for meta in answered], resamples, seed, confidence)
-                found.append({
-                    "model": model, "kind": kind, "variant": variant, "n": len(answered),
-                    "right": patients.interval(Column(np.array(right, float), np.ones(len(right)))),
-                    "constant": Counter(short).most_common(1)[0][1] / len(answered),
+            answered_metas = [meta for meta in metas if meta["question_id"] in texts]
+            true_readings = [read(meta["short_answer"]) for meta in answered_metas]
+            hits = [read(texts[meta["question_id"]]) == true for meta, true in zip(answered_metas, true_readings)]
+            if answered_metas:
+                patients = ClusterBootstrap(
+                    [meta["subject_id"] for meta in answered_metas], resamples, seed, confidence
+                )
+                scores.append({
+                    "model": model, "kind": kind, "variant": variant, "n": len(answered_metas),
+                    "right": patients.interval(Column(np.array(hits, float), np.ones(len(hits)))),
+                    "constant": Counter(true_readings).most_common(1)[0][1] / len(answered_metas),
                 })  # fmt: skip
-    return found
+    return scores
 
 
 def oracles(truth: Path, folder: Path, effect: float) -> dict[str, dict[int, float]]:
@@ -143,5 +146,5 @@ def oracles(truth: Path, folder: Path, effect: float) -> dict[str, dict[int, flo
     from lumen_hpc.outcomes.phantom_severity import ORACLES, oracle
     from lumen_hpc.outcomes.phantom_tables import known_studies
 
-    known = known_studies(truth, folder / "states.jsonl")
-    return {name: dict(zip(known, oracle(name, list(known.values()), effect).tolist())) for name in ORACLES}
+    studies = known_studies(truth, folder / "states.jsonl")
+    return {name: dict(zip(studies, oracle(name, list(studies.values()), effect).tolist())) for name in ORACLES}

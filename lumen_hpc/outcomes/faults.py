@@ -10,7 +10,7 @@ import orjson
 
 from lumen_hpc.files import atomic
 
-NAMED = 20
+NAMED_PER_KIND = 20
 """How many of a kind are named; all are counted. A third of MIMIC-IV's laboratory rows lack `hadm_id`."""
 
 KINDS = {
@@ -66,7 +66,7 @@ class Faults:
         """Counts `count` faults of a kind; names them by `ids` while there are few of the kind."""
         assert kind in KINDS, kind
         self.counts[kind] += count
-        if ids and self._named[kind] < NAMED:
+        if ids and self._named[kind] < NAMED_PER_KIND:
             self._named[kind] += 1
             self._rows.append({"kind": kind, "table": table, **ids})
 

@@ -38,12 +38,12 @@ class Cohort:
     """sex, age band, race, and how long before the study the one before it was taken: the subgroup of each sample."""
 
 
-def last_studies(rows: Iterable[dict[str, Any]], taken: Mapping[int, str]) -> set[int]:
+def last_studies(rows: Iterable[dict[str, Any]], taken_at: Mapping[int, str]) -> set[int]:
     """study_id of each patient's last study with a known outcome among `rows` (of outcomes.jsonl)."""
     last: dict[int, tuple[str, int]] = {}
     for row in rows:
         study = int(row["study_id"])
-        last[row["subject_id"]] = max(last.get(row["subject_id"], ("", 0)), (taken[study], study))
+        last[row["subject_id"]] = max(last.get(row["subject_id"], ("", 0)), (taken_at[study], study))
     return {study for _, study in last.values()}
 
 
@@ -52,32 +52,32 @@ def cohort(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, A
 
     `folder`: what stage outcomes wrote; `studies`: prepare's studies.jsonl; `experts`: rows of stage experts.
     """
-    taken = {int(row["study_id"]): row["taken_at"] for row in read_jsonl(studies)}
+    taken_at = {int(row["study_id"]): row["taken_at"] for row in read_jsonl(studies)}
     states = {int(row["study_id"]): row["state"] for row in read_jsonl(folder / "states.jsonl")}
-    known = [row for row in read_jsonl(folder / "outcomes.jsonl") if "value" in row["outcomes"][name]]
-    chosen = last_studies(known, taken)
-    rows = [row for row in known if int(row["study_id"]) in chosen]
+    known_rows = [row for row in read_jsonl(folder / "outcomes.jsonl") if "value" in row["outcomes"][name]]
+    last_ids = last_studies(known_rows, taken_at)
+    rows = [row for row in known_rows if int(row["study_id"]) in last_ids]
     ids = [int(row["study_id"]) for row in rows]
     columns = {
         "age and sex": np.array([_age_and_sex(states[study]) for study in ids]),
         "laboratory values": np.array([_laboratory(states[study]) for study in ids]),
     }
-    before = _before(studies, taken)
+    priors = _prior_studies(studies, taken_at)
     if vectors := {int(row["study_id"]): _probabilities(row) for row in experts}:
         columns["experts"] = np.array([vectors[study] for study in ids])
-        blank = np.full(len(next(iter(vectors.values()))), np.nan)
+        unknown = np.full(len(next(iter(vectors.values()))), np.nan)
         columns["experts before"] = np.array([
-            np.concatenate([vectors.get(prior, blank) for prior in before[study]]) for study in ids
+            np.concatenate([vectors.get(prior, unknown) for prior in priors[study]]) for study in ids
         ])  # fmt: skip
-    groups = {
+    subgroups = {
         "sex": [states[study]["sex"] or "unknown" for study in ids],
-        "age": [_band(states[study]["age"]) for study in ids],
+        "age": [_age_band(states[study]["age"]) for study in ids],
         "race": [race_group(row["race"]) or "unknown" for row in rows],
-        "previous study": [_interval(taken[study], taken.get(before[study][0])) for study in ids],
+        "previous study": [_interval_band(taken_at[study], taken_at.get(priors[study][0])) for study in ids],
     }
     return Cohort(
         ids, [row["subject_id"] for row in rows], np.array([row["split"] for row in rows]),
-        np.array([row["outcomes"][name]["value"] for row in rows], bool), columns, groups,
+        np.array([row["outcomes"][name]["value"] for row in rows], bool), columns, subgroups,
     )  # fmt: skip
 
 
@@ -89,12 +89,14 @@ def _age_and_sex(state: dict[str, Any]) -> list[float]:
 
 def _laboratory(state: dict[str, Any]) -> list[float]:
     """Value, change and age of each analyte, and the place with the hours there."""
-    found = [float(state["place"] == place) for place in PLACES]
-    found += [state["hours"].get(place, np.nan) for place in PLACES]
+    values = [float(state["place"] == place) for place in PLACES]
+    values += [state["hours"].get(place, np.nan) for place in PLACES]
     for analyte in PANEL:
-        value = state["labs"].get(analyte.name, {})
-        found += [np.nan if value.get(key) is None else float(value[key]) for key in ("value", "change", "hours")]
-    return found
+        measurement = state["labs"].get(analyte.name, {})
+        values += [
+            np.nan if measurement.get(key) is None else float(measurement[key]) for key in ("value", "change", "hours")
+        ]
+    return values
 
 
 def _probabilities(row: dict[str, Any]) -> Array:
@@ -102,31 +104,31 @@ def _probabilities(row: dict[str, Any]) -> Array:
     return np.array([np.nan if p is None else p for p in row["pathologies"].values()], float)
 
 
-def _before(studies: Path, taken: Mapping[int, str]) -> dict[int, list[int]]:
+def _prior_studies(studies: Path, taken_at: Mapping[int, str]) -> dict[int, list[int]]:
     """study_id → the patient's last two studies known to be earlier, the nearest first; 0 where there is none."""
     by_patient: dict[int, list[int]] = {}
     for row in read_jsonl(studies):
         by_patient.setdefault(row["subject_id"], []).append(int(row["study_id"]))
-    found = {}
+    priors = {}
     for of_patient in by_patient.values():
-        of_patient.sort(key=lambda study: (taken[study], study))
+        of_patient.sort(key=lambda study: (taken_at[study], study))
         for place, study in enumerate(of_patient):
-            earlier = [other for other in of_patient[:place] if is_earlier(taken[other], taken[study])]
-            found[study] = ([0, 0, *earlier][-2:])[::-1]
-    return found
+            earlier = [other for other in of_patient[:place] if is_earlier(taken_at[other], taken_at[study])]
+            priors[study] = ([0, 0, *earlier][-2:])[::-1]
+    return priors
 
 
-def _band(age: int | None) -> str:
+def _age_band(age: int | None) -> str:
     if age is None:
         return "unknown"
     return "under 50" if age < 50 else "50 to 69" if age < 70 else "70 and over"
 
 
-def _interval(taken: str, before: str | None) -> str:
+def _interval_band(taken_at: str, prior_taken_at: str | None) -> str:
     """How long before a study the one before it was taken."""
-    if before is None:
+    if prior_taken_at is None:
         return "none"
-    days = (datetime.fromisoformat(taken) - datetime.fromisoformat(before)) / timedelta(days=1)
+    days = (datetime.fromisoformat(taken_at) - datetime.fromisoformat(prior_taken_at)) / timedelta(days=1)
     return "up to 3 days" if days <= 3 else "3 to 30 days" if days <= 30 else "over 30 days"
 
 

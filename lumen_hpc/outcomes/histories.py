@@ -35,11 +35,11 @@ def race_group(text: str | None) -> str:
 @dataclass(slots=True)
 class Admission:
     hadm_id: int
-    admitted: datetime
-    discharged: datetime
-    died: datetime | None
+    admitted_at: datetime
+    discharged_at: datetime
+    died_at: datetime | None
     """When the patient died in this admission, else None."""
-    registered: datetime | None
+    registered_at: datetime | None
     """Registration in the emergency department. Only visits that ended in admission have it, so that it must never
     reach an input."""
     race: str
@@ -48,7 +48,7 @@ class Admission:
     @property
     def begin(self) -> datetime:
         """Registration in the emergency department or admission, whichever was first."""
-        return min(self.registered or self.admitted, self.admitted)
+        return min(self.registered_at or self.admitted_at, self.admitted_at)
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class Period:
     begin: datetime
     end: datetime
 
-    def holds(self, at: datetime) -> bool:
+    def contains(self, at: datetime) -> bool:
         return self.begin <= at < self.end
 
 
@@ -80,36 +80,36 @@ class History:
     ed: list[Period] = field(default_factory=list)
     ventilation: list[Period] = field(default_factory=list)
     intubations: list[datetime] = field(default_factory=list)
-    untimed: set[str] = field(default_factory=set)
+    untimed_events: set[str] = field(default_factory=set)
     """What happened at a time that cannot be read: death, icu, ventilation."""
 
     @property
-    def died(self) -> datetime | None:
+    def died_at(self) -> datetime | None:
         """When the patient died in hospital; None for another death."""
-        return min((stay.died for stay in self.admissions if stay.died), default=None)
+        return min((stay.died_at for stay in self.admissions if stay.died_at), default=None)
 
     @property
     def death(self) -> date | None:
         """The day of death: the hospital's own time where there is one, else dod."""
-        return self.died.date() if self.died else self.dod
+        return self.died_at.date() if self.died_at else self.dod
 
     @property
-    def denied(self) -> bool:
+    def contradicted(self) -> bool:
         """Whether a stay begins more than a day after the recorded death, so that one of the two is wrong."""
         death = self.death
-        return death is not None and any(stay.admitted.date() > death + DAY for stay in self.admissions)
+        return death is not None and any(stay.admitted_at.date() > death + DAY for stay in self.admissions)
 
     def died_in(self, stay: Admission) -> bool:
         """Whether a stay ended in death: by its own record, or by that of a stay which overlaps it."""
-        deaths = [other.died for other in self.admissions if other.died]
-        return stay.died is not None or any(stay.begin <= died <= stay.discharged for died in deaths)
+        deaths = [other.died_at for other in self.admissions if other.died_at]
+        return stay.died_at is not None or any(stay.begin <= death_time <= stay.discharged_at for death_time in deaths)
 
     @property
-    def followed_until(self) -> date | None:
+    def follow_up_end(self) -> date | None:
         """The last day on which the release would know of a death; None for a patient without admissions."""
         if not self.admissions:
             return None
-        return (max(stay.discharged for stay in self.admissions) + FOLLOW_UP).date()
+        return (max(stay.discharged_at for stay in self.admissions) + FOLLOW_UP).date()
 
 
 def read_histories(tables: Tables, subjects: Iterable[int], faults: Faults) -> dict[int, History]:
@@ -119,20 +119,20 @@ def read_histories(tables: Tables, subjects: Iterable[int], faults: Faults) -> d
     """
     histories = {subject: History(subject) for subject in subjects}
 
-    def refuse_unread(table: str, kind: str, name: str) -> None:
-        read = any(getattr(history, name) for history in histories.values())
-        tables.refuse_unread(table, faults.counts[kind], read)
+    def require_times(table: str, kind: str, name: str) -> None:
+        any_readable = any(getattr(history, name) for history in histories.values())
+        tables.require_times(table, faults.counts[kind], any_readable)
 
     _read_patients(tables, histories, faults)
-    refuse_unread("hosp/patients", "dod not a date", "dod")  # before a deathtime can stand in for it
+    require_times("hosp/patients", "dod not a date", "dod")  # before a deathtime can stand in for it
     _read_admissions(tables, histories, faults)
-    refuse_unread("hosp/admissions", "admission without times", "admissions")
-    _read_spans(tables, histories, faults)
-    refuse_unread("icu/icustays", "ICU stay without times", "icu")
-    refuse_unread("icu/procedureevents", "ventilation without times", "ventilation")
-    refuse_unread("ed/edstays", "ED stay without times", "ed")
+    require_times("hosp/admissions", "admission without times", "admissions")
+    _read_periods(tables, histories, faults)
+    require_times("icu/icustays", "ICU stay without times", "icu")
+    require_times("icu/procedureevents", "ventilation without times", "ventilation")
+    require_times("ed/edstays", "ED stay without times", "ed")
     for history in histories.values():
-        _look_at(history, faults)
+        _sort_and_check(history, faults)
     return histories
 
 
@@ -147,7 +147,7 @@ def _read_patients(tables: Tables, histories: dict[int, History], faults: Faults
             continue
         if has_dod and dod is None:
             faults("dod not a date", "patients", subject_id=subject)
-            history.untimed.add("death")
+            history.untimed_events.add("death")
         if gender and gender not in ("F", "M"):
             faults("unknown sex", "patients", subject_id=subject)
         if (age_text and age is None) or (year_text and year is None):
@@ -198,12 +198,12 @@ def _keep_death(history: History, died: datetime | None, expired: bool) -> None:
     if died:
         history.dod = history.dod or died.date()
     elif expired:
-        history.untimed.add("death")
+        history.untimed_events.add("death")
 
 
-def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
+def _read_periods(tables: Tables, histories: dict[int, History], faults: Faults) -> None:
     ids = id_in("stay_id")
-    discharges = {stay.hadm_id: stay.discharged for history in histories.values() for stay in history.admissions}
+    discharges = {stay.hadm_id: stay.discharged_at for history in histories.values() for stay in history.admissions}
     icu_ends: dict[tuple[int, int | None], datetime] = {}
     select = f"{ids}, {_times('intime', 'outtime')}, {id_in('hadm_id')}"
     for subject, stay_id, begin, end, hadm in tables.rows("icu/icustays", select):
@@ -213,7 +213,7 @@ def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -
             icu_ends[subject, stay_id] = end
             histories[subject].icu.append(Period(begin, end))
         else:
-            histories[subject].untimed.add("icu")
+            histories[subject].untimed_events.add("icu")
     if tables.has("ed/edstays"):
         for subject, stay_id, begin, end in tables.rows("ed/edstays", f"{ids}, {_times('intime', 'outtime')}"):
             if begin is None or end is None:
@@ -232,14 +232,14 @@ def _read_spans(tables: Tables, histories: dict[int, History], faults: Faults) -
         elif begin and (end := end or icu_ends.get((subject, stay_id))):
             histories[subject].ventilation.append(Period(begin, end))
         else:
-            histories[subject].untimed.add("ventilation")
+            histories[subject].untimed_events.add("ventilation")
 
 
-def _look_at(history: History, faults: Faults) -> None:
+def _sort_and_check(history: History, faults: Faults) -> None:
     """Puts a history in order and names what is wrong between its rows."""
-    history.admissions.sort(key=lambda stay: (stay.admitted, stay.discharged, stay.hadm_id))
-    for spans in (history.icu, history.ed, history.ventilation):
-        spans.sort(key=lambda span: span.begin)
+    history.admissions.sort(key=lambda stay: (stay.admitted_at, stay.discharged_at, stay.hadm_id))
+    for periods in (history.icu, history.ed, history.ventilation):
+        periods.sort(key=lambda period: period.begin)
     history.intubations.sort()
     subject = history.subject_id
     if not history.known:
@@ -247,13 +247,13 @@ def _look_at(history: History, faults: Faults) -> None:
     if not history.admissions:
         faults("patient without any admission", "admissions", subject_id=subject)
     for before, after in pairwise(history.admissions):
-        if after.admitted < before.discharged:
+        if after.admitted_at < before.discharged_at:
             faults("overlapping admissions", "admissions", subject_id=subject, hadm_id=after.hadm_id)
-    if history.denied:
+    if history.contradicted:
         faults("death before an admission", "admissions", subject_id=subject)
-    died = next((stay for stay in history.admissions if stay.died), None)
-    if died and died.died and history.dod and abs((died.died.date() - history.dod).days) > 1:
-        faults("dod and deathtime differ", "admissions", subject_id=subject, hadm_id=died.hadm_id)
+    fatal_stay = next((stay for stay in history.admissions if stay.died_at), None)
+    if fatal_stay and fatal_stay.died_at and history.dod and abs((fatal_stay.died_at.date() - history.dod).days) > 1:
+        faults("dod and deathtime differ", "admissions", subject_id=subject, hadm_id=fatal_stay.hadm_id)
 
 
 def _years(column: str, limits: range) -> str:
@@ -264,5 +264,5 @@ def _years(column: str, limits: range) -> str:
 
 def _times(*columns: str) -> str:
     """SQL that reads times; null for one that Python cannot hold with a year of follow-up, such as `infinity`."""
-    read = (f"TRY_CAST({column} AS TIMESTAMP)" for column in columns)
-    return ", ".join(f"CASE WHEN {time} BETWEEN '0002-01-01' AND '9000-01-01' THEN {time} END" for time in read)
+    timestamps = (f"TRY_CAST({column} AS TIMESTAMP)" for column in columns)
+    return ", ".join(f"CASE WHEN {time} BETWEEN '0002-01-01' AND '9000-01-01' THEN {time} END" for time in timestamps)

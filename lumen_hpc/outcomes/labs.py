@@ -11,15 +11,15 @@ from typing import Any
 
 import duckdb
 
-from lumen_hpc.outcomes.faults import NAMED, Faults
+from lumen_hpc.outcomes.faults import NAMED_PER_KIND, Faults
 from lumen_hpc.outcomes.panel import PANEL
 from lumen_hpc.outcomes.tables import Tables, bad_id, id_in, no_id, of_the_run, readable
 
-LAST_HOURS = 72
+MAX_AGE_HOURS = 72
 """A value older than this [h] at the time of the study says nothing of now."""
-BEFORE_HOURS = 168
+LOOKBACK_HOURS = 168
 """How far back [h] from the study the value lies with which the last one is compared."""
-GROUPS = 16
+PATIENT_GROUPS = 16
 """Groups of patients that are joined one after another."""
 
 FAULTS = {
@@ -38,18 +38,18 @@ def read_labs(tables: Tables, faults: Faults) -> None:
     Needs the tables `patients_of_run(subject)` and `studies(place, subject, taken)`.
     """
     database = tables.database
-    used = _check_items(tables, faults)
+    positions = _check_items(tables, faults)
     database.execute(
         "CREATE TABLE panel (item BIGINT, analyte UTINYINT, units VARCHAR[], lowest DOUBLE, highest DOUBLE)"
     )
-    for place in used:
+    for place in positions:
         analyte = PANEL[place]
         database.execute(
             "INSERT INTO panel VALUES (?, ?, ?, ?, ?)",
             [analyte.itemid, place, list(analyte.units), analyte.lowest, analyte.highest],
         )
     # Compared as text, since 158 million casts would take longer; pandas may have written `50912.0`.
-    items = ", ".join(f"'{PANEL[place].itemid}{end}'" for place in used for end in ("", ".0")) or "''"
+    items = ", ".join(f"'{PANEL[place].itemid}{end}'" for place in positions for end in ("", ".0")) or "''"
     of_the_panel = f"itemid IN ({items}) OR {no_id('itemid')}"
     with readable(tables.folder):
         database.execute(f"""
@@ -77,7 +77,7 @@ def read_labs(tables: Tables, faults: Faults) -> None:
     database.execute("DELETE FROM labs WHERE fault = 'b'")
     _count_faults(database, faults)
     (charted,) = database.execute("SELECT count(charted) FROM labs").fetchone() or (0,)
-    tables.refuse_unread("hosp/labevents", faults.counts["laboratory row without charttime"], charted > 0)
+    tables.require_times("hosp/labevents", faults.counts["laboratory row without charttime"], charted > 0)
 
 
 def _check_items(tables: Tables, faults: Faults) -> list[int]:
@@ -86,14 +86,14 @@ def _check_items(tables: Tables, faults: Faults) -> list[int]:
     tables.count_rejects("hosp/d_labitems")
     tables.count_bad_ids("hosp/d_labitems", sum(item is None for item, _ in rows))
     labels = dict(rows)
-    used = []
+    positions = []
     for place, analyte in enumerate(PANEL):
         label = labels.get(analyte.itemid) or ""
         if label.strip().lower() == analyte.label.lower():
-            used.append(place)
+            positions.append(place)
         else:
             faults("laboratory item of another name", "d_labitems", itemid=analyte.itemid, analyte=analyte.name)
-    return used
+    return positions
 
 
 def _count_faults(database: duckdb.DuckDBPyConnection, faults: Faults) -> None:
@@ -102,29 +102,29 @@ def _count_faults(database: duckdb.DuckDBPyConnection, faults: Faults) -> None:
         "SELECT fault, count(*) FROM labs WHERE fault IS NOT NULL GROUP BY 1"
     ).fetchall():
         _name(database, faults, FAULTS[code], f"fault = '{code}'", count)
-    (outside,) = database.execute("SELECT count(*) FROM labs WHERE outside").fetchone() or (0,)
-    if outside:
-        _name(database, faults, "laboratory row without hadm_id", "outside", outside)
-    (repeated,) = database.execute("SELECT count(id) - count(DISTINCT id) FROM labs").fetchone() or (0,)
-    if repeated:
-        later = "id IS NOT NULL QUALIFY row_number() OVER (PARTITION BY id) > 1"
-        _name(database, faults, "duplicate laboratory row", later, repeated)
+    (without_hadm,) = database.execute("SELECT count(*) FROM labs WHERE outside").fetchone() or (0,)
+    if without_hadm:
+        _name(database, faults, "laboratory row without hadm_id", "outside", without_hadm)
+    (duplicates,) = database.execute("SELECT count(id) - count(DISTINCT id) FROM labs").fetchone() or (0,)
+    if duplicates:
+        is_duplicate = "id IS NOT NULL QUALIFY row_number() OVER (PARTITION BY id) > 1"
+        _name(database, faults, "duplicate laboratory row", is_duplicate, duplicates)
     units: dict[int, list[tuple[str, int]]] = {}
     for place, unit, count in database.execute("SELECT analyte, unit, count(*) FROM labs GROUP BY ALL").fetchall():
         units.setdefault(place, []).append((unit, count))
-    for place, found in sorted(units.items()):
-        if len(found) > 1:
-            counts = {unit or "(none)": count for unit, count in sorted(found)}
+    for place, unit_counts in sorted(units.items()):
+        if len(unit_counts) > 1:
+            counts = {unit or "(none)": count for unit, count in sorted(unit_counts)}
             faults("several units", "labevents", analyte=PANEL[place].name, itemid=PANEL[place].itemid, units=counts)
 
 
 def _name(database: duckdb.DuckDBPyConnection, faults: Faults, kind: str, where: str, count: int) -> None:
-    query = f"SELECT id FROM labs WHERE {where} ORDER BY id LIMIT {NAMED}"
-    named = [row for (row,) in database.execute(query).fetchall()]
-    for row in named:
-        faults(kind, "labevents", labevent_id=row)
-    if count > len(named):
-        faults(kind, "labevents", count - len(named))
+    query = f"SELECT id FROM labs WHERE {where} ORDER BY id LIMIT {NAMED_PER_KIND}"
+    ids = [labevent for (labevent,) in database.execute(query).fetchall()]
+    for labevent in ids:
+        faults(kind, "labevents", labevent_id=labevent)
+    if count > len(ids):
+        faults(kind, "labevents", count - len(ids))
 
 
 def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
@@ -139,7 +139,7 @@ def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
         "CREATE TABLE latest (place INTEGER, analyte UTINYINT, rank UTINYINT, number DOUBLE, low DOUBLE, high DOUBLE, "
         "hours DOUBLE)"
     )
-    for group in range(GROUPS):
+    for group in range(PATIENT_GROUPS):
         database.execute(f"""
             INSERT INTO latest
             WITH known AS (
@@ -147,8 +147,8 @@ def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
                        dense_rank() OVER (PARTITION BY place, analyte
                                           ORDER BY charted DESC, stored DESC, id DESC, number DESC) AS rank
                 FROM studies JOIN labs USING (subject)
-                WHERE subject % {GROUPS} = {group} AND fault IS NULL AND charted <= taken AND stored <= taken
-                  AND charted >= taken - INTERVAL {BEFORE_HOURS} HOUR
+                WHERE subject % {PATIENT_GROUPS} = {group} AND fault IS NULL AND charted <= taken AND stored <= taken
+                  AND charted >= taken - INTERVAL {LOOKBACK_HOURS} HOUR
             )
             SELECT place, analyte, rank, number, low, high, hours FROM known WHERE rank <= 2""")
     study, values = -1, dict[str, dict[str, Any]]()
@@ -160,7 +160,7 @@ def latest(tables: Tables) -> Iterator[tuple[int, dict[str, dict[str, Any]]]]:
                 yield study, values
             study, values = place, {}
         name = PANEL[analyte].name
-        if rank == 1 and hours <= LAST_HOURS:
+        if rank == 1 and hours <= MAX_AGE_HOURS:
             values[name] = {
                 "value": number, "unit": PANEL[analyte].unit, "low": low, "high": high,
                 "level": level(number, low, high), "hours": round(hours, 1), "change": None,

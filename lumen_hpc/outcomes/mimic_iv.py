@@ -57,8 +57,8 @@ NOT_IN_2_0 = {"admit_provider_id", "order_provider_id", "caregiver_id"}
 
 def files(folder: str | Path) -> list[Path]:
     """Every file that the stage reads; UserError naming the first required table that is not there, or there twice."""
-    found = [(find if table in OPTIONAL else require)(folder, table) for table in TABLES]
-    return [path for path in found if path]
+    paths = [(find if table in OPTIONAL else require)(folder, table) for table in TABLES]
+    return [path for path in paths if path]
 
 
 class Writer:

@@ -23,12 +23,12 @@ class Analyte:
     """Spellings of the one unit that is read, in lower case, the first the one that is shown; "" for none."""
     lowest: float
     highest: float
-    shown: str = ""
+    display_unit: str = ""
     """The unit as it is shown, where lower case is not how it is written."""
 
     @property
     def unit(self) -> str:
-        return self.shown or self.units[0]
+        return self.display_unit or self.units[0]
 
 
 PANEL = (

@@ -27,7 +27,7 @@ Array = np.ndarray
 
 AGE, SEVERITY, TREND, BASE = 0.35, 1.0, 3.0, -1.0
 FINDING = "edema"
-WORST = 3
+MAX_BURDEN = 3
 """The largest burden."""
 
 
@@ -87,7 +87,7 @@ def sigmoid(x: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class Knowledge:
     """Everything that oracles may know of one study."""
 
     age: float
@@ -111,46 +111,46 @@ _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
 
-def oracle(name: str, studies: Sequence[Known], effect: float) -> Array:
+def oracle(name: str, studies: Sequence[Knowledge], effect: float) -> Array:
     """P(intensive care within 48 hours) of each study, given what the oracle knows; float64 [studies]."""
     knows_labs, images = ORACLES[name]
     return np.array([_probability(study, knows_labs, images, effect) for study in studies])
 
 
-def _probability(study: Known, knows_labs: bool, images: int, effect: float) -> float:
-    first, last, weight = _unseen(len(study.burdens), study.burdens[max(len(study.burdens) - images, 0) :])
+def _probability(study: Knowledge, knows_labs: bool, images: int, effect: float) -> float:
+    first, last, weight = _burden_pairs(len(study.burdens), study.burdens[max(len(study.burdens) - images, 0) :])
     x = scaled(last)
-    precision, pull, likelihood = _reserve(study.labs if knows_labs else {}, x)
+    precision, pull, likelihood = _reserve_posterior(study.labs if knows_labs else {}, x)
     weight = weight * likelihood
     u = (pull / precision)[:, None] + _NODES / np.sqrt(precision)
     p = sigmoid(logit(study.age, x[:, None] + u, (last - first)[:, None], effect)) @ _WEIGHTS
     return float((weight * p).sum() / weight.sum())
 
 
-def _reserve(labs: Mapping[str, float], x: Array) -> tuple[float, Array, Array]:
+def _reserve_posterior(labs: Mapping[str, float], x: Array) -> tuple[float, Array, Array]:
     """The normal posterior of u given the laboratory values, for each burden x, and their likelihood there."""
     precision, pull, square = 1.0, np.zeros(len(x)), np.zeros(len(x))
     for name, value in labs.items():
         marker = MARKERS[name]
-        rest = (value - marker.mean) / marker.spread - marker.slope * x
+        residual = (value - marker.mean) / marker.spread - marker.slope * x
         precision += marker.slope**2
-        pull += marker.slope * rest
-        square += rest**2
-    log = pull**2 / precision / 2 - square / 2
-    return precision, pull, np.exp(log - log.max())
+        pull += marker.slope * residual
+        square += residual**2
+    log_likelihood = pull**2 / precision / 2 - square / 2
+    return precision, pull, np.exp(log_likelihood - log_likelihood.max())
 
 
 @cache
-def _unseen(studies: int, seen: tuple[int, ...]) -> tuple[Array, Array, Array]:
+def _burden_pairs(studies: int, known_burdens: tuple[int, ...]) -> tuple[Array, Array, Array]:
     """(burden two studies ago, burden now, probability) of every pair that agrees with the last burdens seen.
 
     Before the third study there is no trend, and both burdens of a pair are the same.
     """
     joint = _joint(studies).copy()
-    for back, burden_seen in enumerate(reversed(seen)):
-        axis = joint.ndim - 1 - back
+    for studies_back, known_burden in enumerate(reversed(known_burdens)):
+        axis = joint.ndim - 1 - studies_back
         if axis >= 0:
-            joint[(slice(None),) * axis + (np.arange(WORST + 1) != burden_seen,)] = 0
+            joint[(slice(None),) * axis + (np.arange(MAX_BURDEN + 1) != known_burden,)] = 0
     if joint.ndim == 1:
         now = np.flatnonzero(joint)
         return now, now, joint[now] / joint.sum()
@@ -164,8 +164,16 @@ def _joint(studies: int) -> Array:
     """Probabilities of the burdens of a patient's last three studies of so many, [4, 4, 4]; of the last alone, [4],
     where there are fewer. Exact: from the tables that draw the phantoms.
     """
-    onto = np.eye(WORST + 1)[[_level(state) for state in ps.states(FINDING)]]
+    state_to_burden = np.eye(MAX_BURDEN + 1)[[_level(state) for state in ps.states(FINDING)]]
     if studies < 3:
-        return state_probabilities(FINDING, studies - 1) @ onto
+        return state_probabilities(FINDING, studies - 1) @ state_to_burden
     step = sum(share * ps.transition(FINDING, days) for days, share in ps.DAY_CLASS_SHARE.items())
-    return np.einsum("a,ab,bc,ai,bj,ck->ijk", state_probabilities(FINDING, studies - 3), step, step, onto, onto, onto)
+    return np.einsum(
+        "a,ab,bc,ai,bj,ck->ijk",
+        state_probabilities(FINDING, studies - 3),
+        step,
+        step,
+        state_to_burden,
+        state_to_burden,
+        state_to_burden,
+    )

@@ -29,7 +29,7 @@ Row = dict[str, Any]
 TEST = "outcomes-test.jsonl"
 
 # {h}: the horizon, as in "within 48 hours".
-_ASKED = {
+_WORDINGS = {
     "in_hospital_death": (
         "Will the patient die before leaving the hospital?",
         "Is death during this hospital stay expected?",
@@ -117,7 +117,7 @@ SHARES = {"all": 0.55, "no laboratory values": 0.15, "two images": 0.15, "one im
 def wordings(outcome: str) -> tuple[str, ...]:
     """Every way in which an outcome is asked."""
     stem, horizon = _parts(outcome)
-    return tuple(text.format(h=horizon) for text in _ASKED[stem])
+    return tuple(text.format(h=horizon) for text in _WORDINGS[stem])
 
 
 def sentence(outcome: str, value: bool) -> str:
@@ -137,12 +137,12 @@ def texts(states: Path, experts: Mapping[str, str], settings: Instruct) -> Image
     `states`: states.jsonl of stage outcomes, not read where no line is asked for; `experts`: study_id → their sentence.
     """
     parts = settings.clinical
-    known = {str(row["study_id"]): row["state"] for row in read_jsonl(states)} if parts else {}
-    without = [part for part in parts if part != "labs"]
+    states_by_study = {str(row["study_id"]): row["state"] for row in read_jsonl(states)} if parts else {}
+    parts_without_labs = [part for part in parts if part != "labs"]
     return ImageTexts(
         experts,
-        {study: clinical(state, parts, settings.labs) for study, state in known.items()},
-        {study: clinical(state, without) for study, state in known.items()},
+        {study: clinical(state, parts, settings.labs) for study, state in states_by_study.items()},
+        {study: clinical(state, parts_without_labs) for study, state in states_by_study.items()},
         settings.clinical_images == "last",
     )
 
@@ -157,74 +157,100 @@ def records(outcomes: Iterable[Row], sources: Sources, settings: Instruct, seed:
     """
     rows = list(outcomes)
     strangers, texts = _strangers(rows, seed), sources.texts
-    taken = {int(study["study_id"]): study["taken_at"] for study in sources.studies.values()}
-    judged = {
-        outcome: last_studies([row for row in rows if row["outcomes"][outcome].get("value") is not None], taken)
+    taken_at = {int(study["study_id"]): study["taken_at"] for study in sources.studies.values()}
+    judged_studies = {
+        outcome: last_studies([row for row in rows if row["outcomes"][outcome].get("value") is not None], taken_at)
         for outcome in settings.outcomes
     }
     for row in rows:
         study = sources.study(row["study_id"], f"of outcomes.jsonl, study {row['study_id']}")
-        shown = [*sources.priors(study, settings.max_images - 1), study]
-        variant_drawn = _variant(_draw(seed, row["study_id"]))
+        shown_studies = [*sources.priors(study, settings.max_images - 1), study]
+        training_variant = _variant(_hash_fraction(seed, row["study_id"]))
         for outcome in settings.outcomes:
             value = row["outcomes"][outcome].get("value")
-            if value is None or (row["split"] != "train" and int(row["study_id"]) not in judged[outcome]):
+            if value is None or (row["split"] != "train" and int(row["study_id"]) not in judged_studies[outcome]):
                 continue
-            draw = _draw(seed, row["study_id"], outcome)
-            variants = tuple(VARIANTS) if row["split"] == "test" else (variant_drawn,)
+            draw = _hash_fraction(seed, row["study_id"], outcome)
+            variants = tuple(VARIANTS) if row["split"] == "test" else (training_variant,)
             for variant in variants:
-                most, labs = VARIANTS[variant]
-                part = shown[-most:] if most else shown
-                text = texts.of(part, labs=labs)
-                yield row["split"], _record(row, outcome, value, variant, part, text, draw, _line(sources, part))
+                max_images, with_labs = VARIANTS[variant]
+                variant_studies = shown_studies[-max_images:] if max_images else shown_studies
+                text = texts.of(variant_studies, labs=with_labs)
+                yield (
+                    row["split"],
+                    _record(
+                        row,
+                        outcome,
+                        value,
+                        variant,
+                        variant_studies,
+                        text,
+                        draw,
+                        _findings_line(sources, variant_studies),
+                    ),
+                )
             if row["split"] == "val":  # asked about as test studies are, to recalibrate on
-                text = texts.of(shown)
-                yield "test", _record(row, outcome, value, "all", shown, text, draw, _line(sources, shown))
-            if row["split"] == "test" and (other := strangers.get(row["study_id"])):
-                stranger = sources.study(other, "drawn to shuffle images")
-                theirs = [*sources.priors(stranger, len(shown) - 1), stranger]
-                part = shown[-len(theirs) :]
-                text = texts.of(part, images_of=theirs)
-                record = _record(row, outcome, value, SHUFFLED, part, text, draw, _line(sources, theirs))
-                meta = {**{k: v for k, v in record["meta"].items() if k != "sizes"}, **image_sizes(theirs)}
-                yield "test", {**record, "images": [study["image"] for study in theirs], "meta": meta}
+                text = texts.of(shown_studies)
+                yield (
+                    "test",
+                    _record(
+                        row, outcome, value, "all", shown_studies, text, draw, _findings_line(sources, shown_studies)
+                    ),
+                )
+            if row["split"] == "test" and (stranger_id := strangers.get(row["study_id"])):
+                stranger = sources.study(stranger_id, "drawn to shuffle images")
+                stranger_studies = [*sources.priors(stranger, len(shown_studies) - 1), stranger]
+                variant_studies = shown_studies[-len(stranger_studies) :]
+                text = texts.of(variant_studies, images_of=stranger_studies)
+                record = _record(
+                    row,
+                    outcome,
+                    value,
+                    SHUFFLED,
+                    variant_studies,
+                    text,
+                    draw,
+                    _findings_line(sources, stranger_studies),
+                )
+                meta = {**{k: v for k, v in record["meta"].items() if k != "sizes"}, **image_sizes(stranger_studies)}
+                yield "test", {**record, "images": [study["image"] for study in stranger_studies], "meta": meta}
 
 
-def _line(sources: Sources, images_of: Sequence[Row]) -> tuple[str, Sequence[str]]:
+def _findings_line(sources: Sources, images_of: Sequence[Row]) -> tuple[str, Sequence[str]]:
     """The findings line of the images shown, and the findings that it names; empty where they are not all known."""
     if not sources.has_findings(images_of):
         return "", ()
-    seen = [sources.state(str(study["study_id"])) for study in images_of]
-    return findings_line.history_line(seen, sources.line), sources.line
+    findings = [sources.state(str(study["study_id"])) for study in images_of]
+    return findings_line.history_line(findings, sources.line), sources.line
 
 
 def _record(
-    row: Row, outcome: str, value: bool, variant: str, shown: list[Row], texts: Mapping[str, str], draw: float,
+    row: Row, outcome: str, value: bool, variant: str, shown_studies: list[Row], texts: Mapping[str, str], draw: float,
     findings: tuple[str, Sequence[str]],
 ) -> Row:  # fmt: skip
-    ways = wordings(outcome)
+    questions = wordings(outcome)
     name = f"outcome/{outcome}/{row['study_id']}"
-    question = {"type": "outcome", "question": ways[int(draw * 1e6) % len(ways)], "interval_days": None}
+    question = {"type": "outcome", "question": questions[int(draw * 1e6) % len(questions)], "interval_days": None}
     answer = sentence(outcome, value)
     line, names = findings
     meta = {
         "question_id": name if variant == "all" else f"{name}/{variant}", "type": "outcome", "outcome": outcome,
         "variant": variant, "closed": True, "short_answer": "yes" if value else "no", "interval_days": None,
         "subject_id": row["subject_id"], "study_id": row["study_id"], "ref_study_id": None, "long_answer": answer,
-        "question": question["question"], **({"line": list(names)} if line else {}), **image_sizes(shown),
+        "question": question["question"], **({"line": list(names)} if line else {}), **image_sizes(shown_studies),
     }  # fmt: skip
     return {
         "id": meta["question_id"],
-        "images": [study["image"] for study in shown],
+        "images": [study["image"] for study in shown_studies],
         "conversations": [
-            {"from": "human", "value": prompt(shown, question, texts)},
+            {"from": "human", "value": prompt(shown_studies, question, texts)},
             {"from": "gpt", "value": findings_line.join(line, answer) if line else answer},
         ],
         "meta": meta,
     }
 
 
-def _draw(*parts: Any) -> float:
+def _hash_fraction(*parts: Any) -> float:
     """A number from 0 to 1 that hangs on `parts` alone."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
@@ -240,36 +266,36 @@ def _variant(draw: float) -> str:
 
 def _strangers(rows: Sequence[Row], seed: int) -> dict[Any, Any]:
     """study_id of each test study → that of the next other test patient, in a circle of seeded order."""
-    test = sorted(
-        (row for row in rows if row["split"] == "test"), key=lambda row: _draw(seed, "other", row["study_id"])
+    test_rows = sorted(
+        (row for row in rows if row["split"] == "test"), key=lambda row: _hash_fraction(seed, "other", row["study_id"])
     )
     strangers = {}
-    for at, one in enumerate(test):
-        others = (test[(at + step) % len(test)] for step in range(1, len(test)))
-        if other := next((row for row in others if row["subject_id"] != one["subject_id"]), None):
-            strangers[one["study_id"]] = other["study_id"]
+    for position, row in enumerate(test_rows):
+        next_rows = (test_rows[(position + step) % len(test_rows)] for step in range(1, len(test_rows)))
+        if other := next((other for other in next_rows if other["subject_id"] != row["subject_id"]), None):
+            strangers[row["study_id"]] = other["study_id"]
     return strangers
 
 
-def write(folder: Path, made: Iterable[tuple[str, Row]]) -> list[Path]:
+def write(folder: Path, records: Iterable[tuple[str, Row]]) -> list[Path]:
     """Writes the record files of every model that trains on outcomes, from LUMEN's files and the outcome records.
 
     Needs lumen-{train,val}.jsonl in `folder`. Returns the files written, the test records' last.
     """
     split_records: dict[str, list[bytes]] = {"train": [], "val": [], "test": []}
-    for split, record in made:
+    for split, record in records:
         split_records[split].append(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-    written = []
+    paths = []
     for model in MODELS.values():
         if "outcome" not in model.trains_on:
             continue
         for split in ("train", "val"):
-            written.append(folder / f"{model.name}-{split}.jsonl")
-            with atomic(written[-1]) as out:
+            paths.append(folder / f"{model.name}-{split}.jsonl")
+            with atomic(paths[-1]) as out:
                 for record in read_jsonl(folder / f"lumen-{split}.jsonl"):
                     if kind(record) in model.trains_on:
                         out.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
                 out.writelines(split_records[split])
     with atomic(folder / TEST) as out:
         out.writelines(split_records["test"])
-    return [*written, folder / TEST]
+    return [*paths, folder / TEST]

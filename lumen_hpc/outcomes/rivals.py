@@ -30,7 +30,7 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
 """Row → (model, groups of columns). Rows with laboratory values know age, sex and place too."""
 
 PENALTIES = (0.003, 0.03, 0.3, 3.0)
-STEPS = (20, 50, 100, 200)
+TREE_COUNTS = (20, 50, 100, 200)
 
 
 def predict(cohort: Cohort, row: str, seed: int) -> Array | None:
@@ -51,15 +51,15 @@ def predict(cohort: Cohort, row: str, seed: int) -> Array | None:
     x = x[:, ~np.isnan(x[train]).all(0)]  # what was never measured says nothing
     with threadpool_limits(1):  # tables this small are slower on many threads
         if model == "regression":
-            x = _complete(x, train)
+            x = _impute(x, train)
             candidates = [_regression(x, outcome, train, penalty) for penalty in PENALTIES]
         else:
             candidates = _boosting(x, outcome, train, seed)
-    chosen = val if val.any() and len(set(outcome[val].tolist())) == 2 else train
-    return min(candidates, key=lambda p: _log_loss(outcome[chosen], p[chosen]))
+    selection_split = val if val.any() and len(set(outcome[val].tolist())) == 2 else train
+    return min(candidates, key=lambda p: _log_loss(outcome[selection_split], p[selection_split]))
 
 
-def _complete(x: Array, train: Array) -> Array:
+def _impute(x: Array, train: Array) -> Array:
     """Standardised columns with the training median where a value is missing, and a column for each that can be."""
     missing = np.isnan(x)
     filled = np.where(missing, np.nanmedian(x[train], axis=0), x)
@@ -79,10 +79,10 @@ def _boosting(x: Array, outcome: Array, train: Array, seed: int) -> list[Array]:
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     model = HistGradientBoostingClassifier(
-        max_iter=max(STEPS), learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=20, random_state=seed,
+        max_iter=max(TREE_COUNTS), learning_rate=0.05, max_leaf_nodes=8, min_samples_leaf=20, random_state=seed,
         early_stopping=False,
     ).fit(x[train], outcome[train])  # fmt: skip
-    return [p[:, 1] for step, p in enumerate(model.staged_predict_proba(x), 1) if step in STEPS]
+    return [p[:, 1] for step, p in enumerate(model.staged_predict_proba(x), 1) if step in TREE_COUNTS]
 
 
 def _log_loss(outcome: Array, probability: Array) -> float:

@@ -19,7 +19,7 @@ from lumen_hpc.outcomes.features import Cohort, grouped
 
 Array = np.ndarray
 SENSITIVITIES = (0.8, 0.9)
-SMALLEST = 20
+SMALLEST_SUBGROUP = 20
 """A subgroup with fewer test patients has no row."""
 FEWEST_EVENTS = 5
 """With fewer events, or non-events, nothing is judged."""
@@ -42,110 +42,116 @@ def score(
     against the other. `unjudged` says why there are no rows.
     """
     rows = {**rivals, **models}
-    answered = answered_by_all(rows)
-    test, val = answered & (cohort.split == "test"), cohort.split == "val"
+    answered_mask = answered_by_all(rows)
+    test, val = answered_mask & (cohort.split == "test"), cohort.split == "val"
     outcome = cohort.outcome[test]
     events = int(outcome.sum())
-    found: dict[str, Any] = {
-        "patients": int(test.sum()), "events": events, "unanswered": int((~answered & (cohort.split == "test")).sum()),
-        "train": int((cohort.split == "train").sum()), "val": int(val.sum()),
-    }  # fmt: skip
+    table: dict[str, Any] = {
+        "patients": int(test.sum()),
+        "events": events,
+        "unanswered": int((~answered_mask & (cohort.split == "test")).sum()),
+        "train": int((cohort.split == "train").sum()),
+        "val": int(val.sum()),
+    }
     if min(events, len(outcome) - events) < FEWEST_EVENTS:
-        return {**found, "unjudged": f"fewer than {FEWEST_EVENTS} patients with or without the outcome"}
-    drawn = Resamples([patient for patient, here in zip(cohort.patient, test) if here], resamples, seed, confidence)
-    found["rows"] = {
-        name: {"model": name in models, **_row(outcome, p[test], drawn, (cohort.outcome[seen], p[seen]))}
+        return {**table, "unjudged": f"fewer than {FEWEST_EVENTS} patients with or without the outcome"}
+    bootstrap = Resamples([patient for patient, here in zip(cohort.patient, test) if here], resamples, seed, confidence)
+    table["rows"] = {
+        name: {
+            "model": name in models,
+            **_row(outcome, p[test], bootstrap, (cohort.outcome[val_answered], p[val_answered])),
+        }
         for name, p in rows.items()
-        for seen in [val & np.isfinite(p)]
+        for val_answered in [val & np.isfinite(p)]
     }
-    strongest = max(rivals, key=lambda name: found["rows"][name]["auroc"].value or 0)
-    found["strongest"] = strongest
-    found["differences"] = {
-        name: _differences(outcome, p[test], rivals[strongest][test], drawn) for name, p in models.items()
+    strongest = max(rivals, key=lambda name: table["rows"][name]["auroc"].value or 0)
+    table["strongest"] = strongest
+    table["differences"] = {
+        name: _differences(outcome, p[test], rivals[strongest][test], bootstrap) for name, p in models.items()
     }
-    corrected = holm([pair["p"] for pair in found["differences"].values()])
-    for pair, p in zip(found["differences"].values(), corrected):
+    holm_p = holm([pair["p"] for pair in table["differences"].values()])
+    for pair, p in zip(table["differences"].values(), holm_p):
         pair["p (Holm)"] = p
-    found["pairs"] = [
-        {"row": one, "against": other, **_differences(outcome, rows[one][test], rows[other][test], drawn)}
+    table["pairs"] = [
+        {"row": one, "against": other, **_differences(outcome, rows[one][test], rows[other][test], bootstrap)}
         for one, other in pairs
         if one in rows and other in rows
     ]
-    found["subgroups"] = {
-        name: {kind: _subgroups(outcome, rows[name][test], _part(labels, test), drawn)
+    table["subgroups"] = {
+        name: {kind: _subgroups(outcome, rows[name][test], _select(labels, test), bootstrap)
                for kind, labels in cohort.subgroups.items()}
         for name in (*models, strongest)
     }  # fmt: skip
-    return found
+    return table
 
 
-def _row(outcome: Array, p: Array, drawn: Resamples, val: tuple[Array, Array]) -> dict[str, Any]:
+def _row(outcome: Array, p: Array, bootstrap: Resamples, val: tuple[Array, Array]) -> dict[str, Any]:
     """Everything about one row's probabilities on the test patients."""
-    row: dict[str, Any] = {name: drawn.interval(measure, outcome, p) for name, measure in MEASURES.items()}
+    row: dict[str, Any] = {name: bootstrap.interval(measure, outcome, p) for name, measure in MEASURES.items()}
     line = calibration.fit(outcome, p)
-    row["slope"] = _resampled_slope(outcome, p, drawn)
-    row["intercept"] = _finite(line.intercept)
-    row["in the large"] = _finite(calibration.in_the_large(outcome, p))
+    row["slope"] = _resampled_slope(outcome, p, bootstrap)
+    row["intercept"] = _finite_or_none(line.intercept)
+    row["in the large"] = _finite_or_none(calibration.in_the_large(outcome, p))
     row["calibration"] = calibration.curve(outcome, p)
     row["decision"] = calibration.decision_curve(outcome, p)
     row["operating"] = [calibration.operating_point(outcome, p, sensitivity) for sensitivity in SENSITIVITIES]
-    learned = calibration.fit(*val) if len(val[0]) else calibration.Line(np.nan, np.nan)
-    if np.isfinite(learned.slope):
-        again = learned.apply(p)
+    val_line = calibration.fit(*val) if len(val[0]) else calibration.Line(np.nan, np.nan)
+    if np.isfinite(val_line.slope):
+        recalibrated = val_line.apply(p)
         row["recalibrated"] = {
-            "slope": _finite(calibration.fit(outcome, again).slope),
-            "in the large": _finite(calibration.in_the_large(outcome, again)),
-            "brier": drawn.interval(discrimination.brier, outcome, again),
-            "decision": calibration.decision_curve(outcome, again),
+            "slope": _finite_or_none(calibration.fit(outcome, recalibrated).slope),
+            "in the large": _finite_or_none(calibration.in_the_large(outcome, recalibrated)),
+            "brier": bootstrap.interval(discrimination.brier, outcome, recalibrated),
+            "decision": calibration.decision_curve(outcome, recalibrated),
         }
     return row
 
 
-def _resampled_slope(outcome: Array, p: Array, drawn: Resamples) -> Interval:
+def _resampled_slope(outcome: Array, p: Array, bootstrap: Resamples) -> Interval:
     """The calibration slope with its interval."""
 
     def slope(y: Array, q: Array, weights: Array) -> Array:
         return np.array([calibration.fit(y, q, weight).slope for weight in weights])
 
-    return drawn.interval(slope, outcome, p)
+    return bootstrap.interval(slope, outcome, p)
 
 
-def _differences(outcome: Array, p: Array, rival: Array, drawn: Resamples) -> dict[str, Any]:
-    auroc, chance = drawn.difference(discrimination.auroc, outcome, p, rival)
-    brier, _ = drawn.difference(discrimination.brier, outcome, p, rival)
-    return {"auroc": auroc, "p": chance, "brier": brier}
+def _differences(outcome: Array, p: Array, rival: Array, bootstrap: Resamples) -> dict[str, Any]:
+    auroc, p_value = bootstrap.difference(discrimination.auroc, outcome, p, rival)
+    brier, _ = bootstrap.difference(discrimination.brier, outcome, p, rival)
+    return {"auroc": auroc, "p": p_value, "brier": brier}
 
 
-def _subgroups(outcome: Array, p: Array, labels: list[str], drawn: Resamples) -> dict[str, Any]:
+def _subgroups(outcome: Array, p: Array, labels: list[str], bootstrap: Resamples) -> dict[str, Any]:
     """AUROC and observed over expected of each subgroup, and the largest gap of AUROC with its interval."""
-    parts = {
+    masks = {
         label: where
-        for label, where in grouped(labels, SMALLEST)
+        for label, where in grouped(labels, SMALLEST_SUBGROUP)
         if min(outcome[where].sum(), (~outcome[where]).sum()) >= FEWEST_EVENTS
     }
-    found: dict[str, Any] = {
+    table: dict[str, Any] = {
         "parts": {
             label: {
                 "patients": int(where.sum()),
                 "events": int(outcome[where].sum()),
-                "auroc": drawn.interval(discrimination.auroc, outcome, p, where),
+                "auroc": bootstrap.interval(discrimination.auroc, outcome, p, where),
                 "observed over expected": float(outcome[where].sum() / p[where].sum()),
             }
-            for label, where in parts.items()
+            for label, where in masks.items()
         }
     }
-    if len(parts) > 1:
-        values = {label: found["parts"][label]["auroc"].value for label in parts}
+    if len(masks) > 1:
+        values = {label: table["parts"][label]["auroc"].value for label in masks}
         best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
-        resampled = [drawn.values(discrimination.auroc, outcome, p, parts[label]) for label in (best, worst)]
-        gap = drawn.around(values[best] - values[worst], resampled[0] - resampled[1])
-        found["gap"] = {"best": best, "worst": worst, "auroc": gap}
-    return found
+        resampled = [bootstrap.values(discrimination.auroc, outcome, p, masks[label]) for label in (best, worst)]
+        gap = bootstrap.interval_around(values[best] - values[worst], resampled[0] - resampled[1])
+        table["gap"] = {"best": best, "worst": worst, "auroc": gap}
+    return table
 
 
-def _part(labels: Any, where: Array) -> list[str]:
+def _select(labels: Any, where: Array) -> list[str]:
     return [label for label, here in zip(labels, where) if here]
 
 
-def _finite(number: float) -> float | None:
+def _finite_or_none(number: float) -> float | None:
     return float(number) if np.isfinite(number) else None

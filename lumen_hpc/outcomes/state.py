@@ -21,13 +21,15 @@ def state_of(history: History, at: datetime, labs: dict[str, Any]) -> dict[str, 
     `place` is icu, hospital, ed or outside, and `hours` says how long the patient had been in each of them, to 0.1 h.
     `labs`: analyte → what `labs.latest` gives.
     """
-    admitted = [stay.admitted for stay in history.admissions if stay.admitted <= at < stay.discharged]
-    spans = {
-        "icu": [span.begin for span in history.icu if span.holds(at)],
-        "hospital": admitted,
-        "ed": [span.begin for span in history.ed if span.holds(at)],
+    admission_times = [stay.admitted_at for stay in history.admissions if stay.admitted_at <= at < stay.discharged_at]
+    begins_by_place = {
+        "icu": [span.begin for span in history.icu if span.contains(at)],
+        "hospital": admission_times,
+        "ed": [span.begin for span in history.ed if span.contains(at)],
     }
-    hours = {place: round((at - begins[-1]) / timedelta(hours=1), 1) for place, begins in spans.items() if begins}
+    hours = {
+        place: round((at - begins[-1]) / timedelta(hours=1), 1) for place, begins in begins_by_place.items() if begins
+    }
     return {
         "age": Person(None, history.anchor_age, history.anchor_year).age(at.year),
         "sex": history.sex or None,

@@ -21,9 +21,9 @@ def concordance(days: Array, died: Array, risk: Array) -> float:
     A tie of risks counts half. Pairs that died on one day are not comparable; who is censored on the day of another's
     death outlived it. NaN without a comparable pair.
     """
-    agreed, comparable = 0.0, 0
+    concordant, comparable = 0.0, 0
     for place in np.flatnonzero(died):
-        later = (days > days[place]) | ((days == days[place]) & ~died)
-        comparable += int(later.sum())
-        agreed += float((risk[later] < risk[place]).sum() + (risk[later] == risk[place]).sum() / 2)
-    return agreed / comparable if comparable else float("nan")
+        outlived = (days > days[place]) | ((days == days[place]) & ~died)
+        comparable += int(outlived.sum())
+        concordant += float((risk[outlived] < risk[place]).sum() + (risk[outlived] == risk[place]).sum() / 2)
+    return concordant / comparable if comparable else float("nan")

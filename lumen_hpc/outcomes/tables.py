@@ -21,13 +21,13 @@ import duckdb
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import GZIP, open_regular
-from lumen_hpc.outcomes.faults import NAMED, Faults
+from lumen_hpc.outcomes.faults import NAMED_PER_KIND, Faults
 from lumen_hpc.outcomes.mimic_iv import TABLES, files
 
 WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
 LONGEST_HEADER = 1 << 16
 """Bytes of a table's first line; the releases' have a few hundred."""
-FEWEST = 20
+FEWEST_TIMES = 20
 """Rows without a time that can be read, among which there should be one that has one."""
 _ID = "[1-9][0-9]{0,17}([.]0)?"
 """An id: digits, or as pandas writes a column of ids in which one is missing."""
@@ -49,9 +49,9 @@ def bad_id(table: str) -> str:
     An id may be missing, but for those that say whose a row is and what it is about.
     """
     ids = [column for column in TABLES[table] if column.endswith("id")]
-    none = {column: f"NOT regexp_full_match({column}, '{_ID}')" for column in ids}
-    none |= {column: no_id(column) for column in ids if column in ("subject_id", "itemid")}
-    cases = " ".join(f"WHEN {wrong} THEN '{column}'" for column, wrong in none.items())
+    conditions = {column: f"NOT regexp_full_match({column}, '{_ID}')" for column in ids}
+    conditions |= {column: no_id(column) for column in ids if column in ("subject_id", "itemid")}
+    cases = " ".join(f"WHEN {condition} THEN '{column}'" for column, condition in conditions.items())
     return f"CASE {cases} END"
 
 
@@ -83,35 +83,36 @@ class Tables:
         """
         path = self._paths[table.split("/")[1]]
         header = _header(path)
-        if lacking := [column for column in TABLES[table] if column not in header]:
-            raise UserError(f"{path}: no column {lacking[0]}; the header has {len(header)} columns")
-        if repeated := [column for column in TABLES[table] if header.count(column) > 1]:
-            raise UserError(f"{path}: column {repeated[0]} appears more than once; remove one of the two")
+        if missing_columns := [column for column in TABLES[table] if column not in header]:
+            raise UserError(f"{path}: no column {missing_columns[0]}; the header has {len(header)} columns")
+        if duplicate_columns := [column for column in TABLES[table] if header.count(column) > 1]:
+            raise UserError(f"{path}: column {duplicate_columns[0]} appears more than once; remove one of the two")
         header = [f"{number} {name}" if header.index(name) < number else name for number, name in enumerate(header)]
-        columns = ", ".join(f"{_quoted(column)}: 'VARCHAR'" for column in header)
-        spans = " OR ".join(f"contains({_name(column)}, chr(10))" for column in header)
-        joins = " OR ".join(f"regexp_matches({_name(column)}, '\\n[0-9]+,[0-9]')" for column in header)
-        packing = "'gzip'" if _is_packed(path) else "'none'"
+        columns = ", ".join(f"{_sql_text(column)}: 'VARCHAR'" for column in header)
+        has_newline = " OR ".join(f"contains({_sql_name(column)}, chr(10))" for column in header)
+        has_fused_row = " OR ".join(f"regexp_matches({_sql_name(column)}, '\\n[0-9]+,[0-9]')" for column in header)
+        compression = "'gzip'" if _is_gzip(path) else "'none'"
+        first_id = f"coalesce(TRY_CAST({_sql_name(header[0])} AS BIGINT)::VARCHAR, 'no number')"
         message = f"'{table}: a stray quote joins rows into one, the row that begins with '"
         return (
-            f"(SELECT * FROM read_csv({_quoted(glob.escape(str(path)))}, header = true, auto_detect = false, "
-            f"columns = {{{columns}}}, compression = {packing}, delim = ',', quote = '\"', escape = '\"', "
-            f"nullstr = '', store_rejects = true, rejects_limit = 0) WHERE CASE WHEN {spans} THEN CASE WHEN {joins} "
-            f"THEN error({message} || coalesce(TRY_CAST({_name(header[0])} AS BIGINT)::VARCHAR, 'no number')) "
+            f"(SELECT * FROM read_csv({_sql_text(glob.escape(str(path)))}, header = true, auto_detect = false, "
+            f"columns = {{{columns}}}, compression = {compression}, delim = ',', quote = '\"', escape = '\"', "
+            "nullstr = '', store_rejects = true, rejects_limit = 0) "
+            f"WHERE CASE WHEN {has_newline} THEN CASE WHEN {has_fused_row} THEN error({message} || {first_id}) "
             "ELSE true END ELSE true END)"
         )
 
     def rows(self, table: str, select: str) -> Iterator[tuple[Any, ...]]:
         """Rows (subject_id, *select) of a table, of the run's patients (table `patients_of_run`) alone."""
         query = f"SELECT {bad_id(table)}, {id_in('subject_id')}, {select} FROM {self.scan(table)} "
-        bad = 0
+        bad_ids = 0
         for column, *row in self.fetch(query + f"WHERE {of_the_run(table)}"):
             if column:
-                bad += 1
+                bad_ids += 1
             else:
                 yield tuple(row)
         self.count_rejects(table)
-        self.count_bad_ids(table, bad)
+        self.count_bad_ids(table, bad_ids)
 
     def fetch(self, query: str) -> Iterator[tuple[Any, ...]]:
         """Rows of a query, a block at a time. UserError for a file that breaks off."""
@@ -120,15 +121,15 @@ class Tables:
             while block := cursor.fetchmany(10_000):
                 yield from block
 
-    def refuse_unread(self, table: str, unread: int, read: bool) -> None:
+    def require_times(self, table: str, unreadable: int, any_readable: bool) -> None:
         """Raises UserError for a table of whose times none can be read: its events would count as never."""
-        if unread >= FEWEST and not read:
+        if unreadable >= FEWEST_TIMES and not any_readable:
             raise UserError(
-                f"data.mimic_iv={self.folder}: {table}: none of {unread} times can be read; MIMIC-IV writes them as "
-                "2150-03-10 12:30:15, spreadsheets do not; download the file again"
+                f"data.mimic_iv={self.folder}: {table}: none of {unreadable} times can be read; MIMIC-IV writes them "
+                "as 2150-03-10 12:30:15, spreadsheets do not; download the file again"
             )
 
-    def count_bad_ids(self, table: str, count: int, among: str = "true") -> None:
+    def count_bad_ids(self, table: str, count: int, condition: str = "true") -> None:
         """Counts rows with an id that is none, and names the first by row, for which the table is read once more.
 
         `among`: SQL of which rows these are.
@@ -137,17 +138,19 @@ class Tables:
             return
         self.database.execute("SET preserve_insertion_order = true")  # or rows would have any number
         numbered = f"(SELECT row_number() OVER () AS row, * FROM {self.scan(table)})"
-        where = f"{bad_id(table)} IS NOT NULL AND {of_the_run(table)} AND ({among})"
-        named = list(self.fetch(f"SELECT row, {bad_id(table)} FROM {numbered} WHERE {where} LIMIT {NAMED}"))
+        where = f"{bad_id(table)} IS NOT NULL AND {of_the_run(table)} AND ({condition})"
+        named_rows = list(
+            self.fetch(f"SELECT row, {bad_id(table)} FROM {numbered} WHERE {where} LIMIT {NAMED_PER_KIND}")
+        )
         self.database.execute("SET preserve_insertion_order = false")
-        unread = self.database.execute("SELECT DISTINCT line - 1 FROM reject_errors ORDER BY 1").fetchall()
+        unreadable_rows = self.database.execute("SELECT DISTINCT line - 1 FROM reject_errors ORDER BY 1").fetchall()
         self.database.execute("DELETE FROM reject_errors")
-        for row, column in named:
-            for (earlier,) in unread:
+        for row, column in named_rows:
+            for (earlier,) in unreadable_rows:
                 row += earlier <= row  # a row that could not be read has a number too
             self._faults("bad id", table, row=row, column=column)
-        if count > len(named):
-            self._faults("bad id", table, count - len(named))
+        if count > len(named_rows):
+            self._faults("bad id", table, count - len(named_rows))
 
     def count_rejects(self, table: str) -> None:
         """Counts and names the lines that the last scan could not read."""
@@ -188,7 +191,7 @@ def scratch(folder: Path, memory_gb: float, threads: int) -> Iterator[duckdb.Duc
             database.close()
 
 
-def _is_packed(path: Path) -> bool:
+def _is_gzip(path: Path) -> bool:
     """By its first bytes, as prepare goes: a browser unpacks a download and keeps its name."""
     with open_regular(path) as stream:
         return stream.read(len(GZIP)) == GZIP
@@ -197,7 +200,7 @@ def _is_packed(path: Path) -> bool:
 def _header(path: Path) -> list[str]:
     """The names of a table's columns; of a file that is one endless line, only its beginning is unpacked."""
     try:
-        with open_regular(path) as raw, gzip.open(raw) if _is_packed(path) else raw as stream:
+        with open_regular(path) as raw, gzip.open(raw) if _is_gzip(path) else raw as stream:
             start = stream.readline(LONGEST_HEADER)
             text = io.StringIO(start.decode("utf-8-sig", "replace"), newline="")
             if len(start) == LONGEST_HEADER and b"\n" not in start:
@@ -209,11 +212,11 @@ def _header(path: Path) -> list[str]:
         raise UserError(f"{path}: cannot be read ({error}); download the file again") from None
 
 
-def _name(column: str) -> str:
+def _sql_name(column: str) -> str:
     """A column's name in SQL."""
     return '"' + column.replace('"', '""') + '"'
 
 
-def _quoted(text: str) -> str:
+def _sql_text(text: str) -> str:
     """A text in SQL."""
     return "'" + text.replace("'", "''") + "'"

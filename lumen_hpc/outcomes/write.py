@@ -17,7 +17,7 @@ from lumen_hpc.files import atomic, write_json
 from lumen_hpc.outcomes.faults import KINDS, Faults
 from lumen_hpc.outcomes.histories import History, read_histories
 from lumen_hpc.outcomes.labs import latest, read_labs
-from lumen_hpc.outcomes.outcomes import DEAD, NO_STAY, OUTCOMES, Study, outcomes_of, stay_of
+from lumen_hpc.outcomes.outcomes import AFTER_DEATH, NO_STAY, OUTCOMES, Study, outcomes_of, stay_of
 from lumen_hpc.outcomes.panel import PANEL
 from lumen_hpc.outcomes.state import state_of
 from lumen_hpc.outcomes.tables import Tables, scratch
@@ -33,28 +33,28 @@ def write(folder: Path, studies: Path, mimic_iv: str | Path, *, memory_gb: float
     rows keep. Raises UserError for a table or column that is not there, a file that breaks off, or tables of other
     patients alone.
     """
-    every = [_study(row) for row in read_jsonl(studies)]
-    if not every:
+    run_studies = [_study(row) for row in read_jsonl(studies)]
+    if not run_studies:
         raise UserError(f"{studies} holds no study; run stage=prepare first")
     folder.mkdir(parents=True, exist_ok=True)
     faults = Faults()
     with scratch(folder, memory_gb, threads) as database:
         tables = Tables(mimic_iv, database, faults)
-        _load_studies(database, every)
-        histories = read_histories(tables, {study.subject_id for study in every}, faults)
+        _load_studies(database, run_studies)
+        histories = read_histories(tables, {study.subject_id for study in run_studies}, faults)
         if not any(history.known for history in histories.values()):
             raise UserError(
                 f"data.mimic_iv={mimic_iv}: hosp/patients has none of the run's {len(histories)} patients; give the "
                 "whole MIMIC-IV (its open demo has 100 patients)"
             )
         read_labs(tables, faults)
-        known, values = _write_rows(folder, every, histories, latest(tables), faults)
+        outcome_counts, lab_counts = _write_rows(folder, run_studies, histories, latest(tables), faults)
     faults.write(folder / "faults.jsonl")
     counts = {
-        "studies": len(every),
+        "studies": len(run_studies),
         "patients": len(histories),
-        "outcomes": {name: dict(sorted(known[name].items())) for name in OUTCOMES},
-        "laboratory_values": {analyte.name: values[analyte.name] for analyte in PANEL},
+        "outcomes": {name: dict(sorted(outcome_counts[name].items())) for name in OUTCOMES},
+        "laboratory_values": {analyte.name: lab_counts[analyte.name] for analyte in PANEL},
         "faults": {kind: faults.counts[kind] for kind in KINDS},
     }
     write_json(folder / "counts.json", counts)
@@ -62,9 +62,13 @@ def write(folder: Path, studies: Path, mimic_iv: str | Path, *, memory_gb: float
 
 
 def _study(row: dict[str, Any]) -> Study:
-    taken = row["taken_at"]
+    taken_at = row["taken_at"]
     return Study(
-        int(row["study_id"]), int(row["subject_id"]), row["split"], datetime.fromisoformat(taken), "T" in str(taken)
+        int(row["study_id"]),
+        int(row["subject_id"]),
+        row["split"],
+        datetime.fromisoformat(taken_at),
+        "T" in str(taken_at),
     )
 
 
@@ -91,25 +95,25 @@ def _write_rows(
     faults: Faults,
 ) -> tuple[dict[str, Counter[str]], Counter[str]]:
     """Writes both files; returns the outcomes counted by value or reason, and the values of each analyte."""
-    known: dict[str, Counter[str]] = defaultdict(Counter)
-    values: Counter[str] = Counter()
-    place, found = next(labs, (len(studies), {}))
+    outcome_counts: dict[str, Counter[str]] = defaultdict(Counter)
+    lab_counts: Counter[str] = Counter()
+    lab_place, lab_values = next(labs, (len(studies), {}))
     with ExitStack() as stack:
         states, outcomes = (stack.enter_context(atomic(folder / name)) for name in FILES[:2])
-        for number, study in enumerate(studies):
-            history, of_study = histories[study.subject_id], {}
-            if place == number:
-                of_study = found
-                place, found = next(labs, (len(studies), {}))
-            values.update(of_study.keys())
+        for place, study in enumerate(studies):
+            history, study_labs = histories[study.subject_id], {}
+            if lab_place == place:
+                study_labs = lab_values
+                lab_place, lab_values = next(labs, (len(studies), {}))
+            lab_counts.update(study_labs.keys())
             ids = {"study_id": study.study_id, "subject_id": study.subject_id, "split": study.split}
-            states.write(_line({**ids, "state": state_of(history, study.at, of_study)}))
+            states.write(_line({**ids, "state": state_of(history, study.at, study_labs)}))
             outcome = outcomes_of(history, study)
             outcomes.write(_line({**ids, "race": _race(history, study), "outcomes": outcome}))
             for name in OUTCOMES:
-                known[name][_counted(outcome[name])] += 1
+                outcome_counts[name][_count_key(outcome[name])] += 1
             _name_faults(history, study, outcome, faults)
-    return known, values
+    return outcome_counts, lab_counts
 
 
 def _name_faults(history: History, study: Study, outcome: dict[str, Any], faults: Faults) -> None:
@@ -118,11 +122,11 @@ def _name_faults(history: History, study: Study, outcome: dict[str, Any], faults
         faults("study without a clock time", "studies", **ids)
     if outcome["in_hospital_death"].get("unknown") == NO_STAY:
         faults("study outside any stay", "studies", **ids)
-    if outcome["death_30d"].get("unknown") == DEAD:
+    if outcome["death_30d"].get("unknown") == AFTER_DEATH:
         faults("death before a study", "studies", **ids)
 
 
-def _counted(value: dict[str, Any]) -> str:
+def _count_key(value: dict[str, Any]) -> str:
     """yes, no, known, or the reason why it is unknown."""
     if "unknown" in value:
         return str(value["unknown"])

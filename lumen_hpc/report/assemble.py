@@ -64,7 +64,7 @@ class Inputs:
     """Model → its metrics.jsonl."""
     steps: Mapping[str, costs.StepLogs] = field(default_factory=dict)
     """Step → the logs of its tasks."""
-    accounted: Mapping[str, costs.Usage] | None = None
+    slurm_usage: Mapping[str, costs.Usage] | None = None
     """Slurm's usage by job id; None where it keeps no account."""
     image: Callable[[str], np.ndarray | None] = lambda path: None
     """Grey levels of a record's image, uint8 [H, W]; None for one that cannot be shown."""
@@ -98,25 +98,25 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
 
     Raises UserError where a model has no answers or no question was answered by every model.
     """
-    measured = _Measured(inputs, replace(settings, images=settings.images is not False), seed)
-    content = measured.content()
+    measurements = _Measurements(inputs, replace(settings, images=settings.images is not False), seed)
+    content = measurements.content()
     files = _write(folder, content)
     files.append(folder / "samples.jsonl")
-    write_jsonl(files[-1], measured.results.rows())
+    write_jsonl(files[-1], measurements.results.rows())
     return files, list(content.gates)
 
 
-class _Measured:
+class _Measurements:
     """What was measured once and more than one section of the report shows; the arguments are those of `report`."""
 
     def __init__(self, inputs: Inputs, settings: Evaluate, seed: int) -> None:
         self.inputs, self.settings, self.seed = inputs, settings, seed
-        asked = questions(inputs.records)
-        self.asked = len(asked)
-        self.scores = _judged(inputs.scores, asked)
+        test_questions = questions(inputs.records)
+        self.question_count = len(test_questions)
+        self.scores = _judge_rows(inputs.scores, test_questions)
         self.answers = _Answers(inputs.answers)
         self.results = Results(
-            asked,
+            test_questions,
             self.answers.plain(),
             (row | {"model": model} for model, rows in self.scores.items() for row in rows if not row.get("canary")),
             settings,
@@ -126,19 +126,19 @@ class _Measured:
         )
         references = [row.get("long_answer") or "" for row in self.results.questions]
         self.self_check = self_check(self.results.joined.answers, references, settings.self_check, seed)
-        self.training_meta = baselines.narrowed(inputs.training_meta) if settings.baselines or settings.gates else []
-        _add_baselines(self.results, inputs, self.training_meta, self.answers.controlled)
-        self.controls = controls(self.results, self.answers.controlled, inputs.findings)
+        self.training_meta = baselines.narrow(inputs.training_meta) if settings.baselines or settings.gates else []
+        _add_baselines(self.results, inputs, self.training_meta, self.answers.control_answers)
+        self.controls = controls(self.results, self.answers.control_answers, inputs.findings)
         self.oracles = ceilings.oracles(self.results, inputs.truth) if inputs.truth else {}
         self.ceilings = ceilings.scores(self.results, self.oracles)
         self.comparison = comparison(self.results, self.ceilings.pop(ceilings.TWO_READINGS, None))
         self.training = {model: list(rows) for model, rows in inputs.training.items()}
         self.budgets = budgets.budgets(self.training)
-        self.language = _language(self.scores, inputs.rewrites, bool(settings.images))
+        self.language = _language_checks(self.scores, inputs.rewrites, bool(settings.images))
         self.tables = tables.tables(self.results)
         self.studies = list(inputs.studies)
         self.slices = slices.slices(self.results, self.studies, inputs.experts)
-        self.slices += slices.experts(self.results, self.answers.controlled)
+        self.slices += slices.experts(self.results, self.answers.control_answers)
 
     def content(self) -> page.Content:
         """Everything that the page shows."""
@@ -159,8 +159,8 @@ class _Measured:
             controls=self.controls,
             slices=self.slices,
             **self.language,
-            costs=costs.costs(inputs.steps, inputs.accounted),
-            accounted=inputs.accounted is not None,
+            costs=costs.costs(inputs.steps, inputs.slurm_usage),
+            accounted=inputs.slurm_usage is not None,
             counts=inputs.counts,
             detections=findings.detections(results, least=1 if settings.images else settings.small),
             confusions=findings.confusions(results),
@@ -177,8 +177,8 @@ class _Measured:
         if not self.settings.gates:
             return list(self.inputs.criteria)
         undecided = ceilings.undecided(self.results, self.inputs.truth) if self.inputs.truth else None
-        of_phantoms = phantom_criteria(self.results, self.controls, self.oracles, undecided, self.training_meta)
-        return [*of_phantoms, *self.inputs.criteria]
+        phantom_gates = phantom_criteria(self.results, self.controls, self.oracles, undecided, self.training_meta)
+        return [*phantom_gates, *self.inputs.criteria]
 
     def notes(self) -> list[str]:
         """The lines under the tables: first what must be known before any number is read."""
@@ -188,7 +188,7 @@ class _Measured:
             *self.language["unfit"],
             *([str(self.comparison)] if self.comparison else []),
             *tables.notes(self.results),
-            *images_left_out.note(self.answers.fewer_images, self.asked),
+            *images_left_out.note(self.answers.fewer_images, self.question_count),
             str(self.self_check),
             *budgets.notes(self.budgets, self.results.labels(), self.results.principal),
             *(f"Departs from the paper: {line}" for line in identity.deviations),
@@ -197,9 +197,9 @@ class _Measured:
     def figures(self) -> dict[str, str]:
         """Name → SVG."""
         canaries, acceptance = self.language["canaries"], self.language["acceptance"]
-        drawn = page.draw(self.tables, self.slices, self.controls, canaries, acceptance, self.training)
-        case = case_figure(self.results, self.inputs.image) if self.settings.images else None
-        return drawn | ({"figure-1": case} if case else {})
+        svgs = page.draw_figures(self.tables, self.slices, self.controls, canaries, acceptance, self.training)
+        case_svg = case_figure(self.results, self.inputs.image) if self.settings.images else None
+        return svgs | ({"figure-1": case_svg} if case_svg else {})
 
 
 class _Answers:
@@ -207,7 +207,7 @@ class _Answers:
 
     def __init__(self, rows: Mapping[str, Rows]) -> None:
         self._rows = rows
-        self.controlled: dict[str, list[dict]] = {model: [] for model in rows}
+        self.control_answers: dict[str, list[dict]] = {model: [] for model in rows}
         """Model → its answers under controls."""
         self.fewer_images: list[dict] = []
         """Answers to questions that were too long to show all their images."""
@@ -219,45 +219,48 @@ class _Answers:
                 if row.get("images_left_out"):
                     self.fewer_images.append(row)
                 if row.get("control"):
-                    self.controlled[model].append(row)
+                    self.control_answers[model].append(row)
                 else:
                     yield row | {"model": model}
 
 
-def _judged(scores: Mapping[str, Rows], asked: Iterable[dict]) -> dict[str, list[dict]]:
+def _judge_rows(scores: Mapping[str, Rows], test_questions: Iterable[dict]) -> dict[str, list[dict]]:
     """Model → the judge's rows, canaries among them; ids are those of the questions, not copies of them."""
-    copies = {row["question_id"]: row["question_id"] for row in asked}
-    return {model: [_shared(row, copies) for row in rows] for model, rows in scores.items()}
+    interned = {row["question_id"]: row["question_id"] for row in test_questions}
+    return {model: [_intern(row, interned) for row in rows] for model, rows in scores.items()}
 
 
 def _add_baselines(
-    results: Results, inputs: Inputs, training_meta: Sequence[Mapping[str, Any]], controlled: Mapping[str, list[dict]]
+    results: Results,
+    inputs: Inputs,
+    training_meta: Sequence[Mapping[str, Any]],
+    control_answers: Mapping[str, list[dict]],
 ) -> None:
     """Adds the rows that need no model, and each model's own single-image readings compared by rule."""
     if results.settings.baselines:
         rows = baselines.answers(results.questions, training_meta, inputs.findings, inputs.pathologies)
         for name, texts in rows.items():
             results.add_model(name, texts)
-    for model, probes in controlled.items():
+    for model, probes in control_answers.items():
         if texts := composed.answers(probes, results.reader):
             results.add_model(model + COMPOSED, texts)
 
 
-def _language(scores: Mapping[str, list[dict]], rewrites: Rows, texts: bool) -> dict[str, Any]:
+def _language_checks(scores: Mapping[str, list[dict]], rewrites: Rows, show_texts: bool) -> dict[str, Any]:
     """The page's parts about the language models; `texts`: sentences of records may be shown."""
     return {
         "canaries": language_checks.canaries(scores),
         "unfit": language_checks.unfit(scores),
         "agreement": agreement(row for rows in scores.values() for row in rows),
-        "acceptance": language_checks.acceptance(rewrites, texts),
+        "acceptance": language_checks.acceptance(rewrites, show_texts),
     }
 
 
-def _shared(row: dict, copies: dict[str, str]) -> dict:
+def _intern(row: dict, interned: dict[str, str]) -> dict:
     """The row with its ids and names as those in `copies`, which learns new ones: there are many rows of few."""
     for key in ("question_id", "model", "judge"):
         if isinstance(row.get(key), str):
-            row[key] = copies.setdefault(row[key], row[key])
+            row[key] = interned.setdefault(row[key], row[key])
     return row
 
 

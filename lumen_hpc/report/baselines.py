@@ -30,7 +30,7 @@ class Baseline:
     """How it answers, for the notes under the tables."""
 
 
-ABOUT = {
+BASELINES = {
     REFERENCE: Baseline("Reference answer", "the long reference answer scored against itself: the highest score that "
                         "each measure gives (nltk's BLEU-4 of two equal texts below four words is less than 1)"),
     "majority": Baseline("Majority", "the most frequent short answer of each question type in training"),
@@ -44,8 +44,8 @@ ABOUT = {
 }  # fmt: skip
 """Baseline rows by name, in the order of the tables."""
 
-_READ = ("type", "question", "closed", "short_answer", "interval_days", "ref_study_id", "subject_id")
-_DAYS = (0, 1, 7, 30, 90, 180, 365)
+_FIELDS = ("type", "question", "closed", "short_answer", "interval_days", "ref_study_id", "subject_id")
+_INTERVAL_BOUNDS = (0, 1, 7, 30, 90, 180, 365)
 
 
 def answers(
@@ -60,30 +60,30 @@ def answers(
     of its report. `experts`: study_id → calibrated probability of each finding.
     """
     rows = list(training)
-    found = {
+    texts_by_baseline = {
         REFERENCE: {q["question_id"]: q["long_answer"] for q in questions if q.get("long_answer")},
         "persistence": {q["question_id"]: _sentence(q, Change()) for q in questions if q["type"] in CHANGING},
         "experts+rule": _experts(questions, experts),
     }
     if rows:
-        found |= {"majority": _majority(questions, rows), "question": _question(questions, rows)}
-        found["prior"] = _prior(questions, rows, findings)
-    return {name: found[name] for name in ABOUT if found.get(name)}
+        texts_by_baseline |= {"majority": _majority(questions, rows), "question": _question(questions, rows)}
+        texts_by_baseline["prior"] = _prior(questions, rows, findings)
+    return {name: texts_by_baseline[name] for name in BASELINES if texts_by_baseline.get(name)}
 
 
-def narrowed(training: Iterable[Row]) -> list[Row]:
+def narrow(training: Iterable[Row]) -> list[Row]:
     """`meta` of training records with what baselines and gates read alone: there may be half a million of them."""
-    texts: dict[str, str] = {}  # one copy of each
+    interned: dict[str, str] = {}  # one copy of each
 
-    def kept(value: Any) -> Any:
-        return texts.setdefault(value, value) if isinstance(value, str) else value
+    def intern(value: Any) -> Any:
+        return interned.setdefault(value, value) if isinstance(value, str) else value
 
-    return [{key: kept(row[key]) for key in _READ if key in row} for row in training]
+    return [{key: intern(row[key]) for key in _FIELDS if key in row} for row in training]
 
 
 def interval(days: float | None) -> int:
     """The class of an interval: how many of the bounds 0, 1, 7, 30, 90, 180 and 365 days it exceeds; -1 if unknown."""
-    return -1 if days is None else sum(days > bound for bound in _DAYS)
+    return -1 if days is None else sum(days > bound for bound in _INTERVAL_BOUNDS)
 
 
 def _sentence(question: Row, change: Change) -> str:
@@ -97,9 +97,11 @@ def _majority(questions: Sequence[Row], training: Sequence[Row]) -> dict[str, st
         counts[row["type"], bool(row["closed"])][" ".join(row["short_answer"].split())] += 1
     texts = {}
     for question in questions:
-        known = counts.get((question["type"], bool(question["closed"])))
-        if known:
-            texts[question["question_id"]] = sentence(question["type"], question["question"], _first(known))
+        short_answers = counts.get((question["type"], bool(question["closed"])))
+        if short_answers:
+            texts[question["question_id"]] = sentence(
+                question["type"], question["question"], _most_frequent(short_answers)
+            )
     return texts
 
 
@@ -111,9 +113,11 @@ def _question(questions: Sequence[Row], training: Sequence[Row]) -> dict[str, st
             counts[key][" ".join(row["short_answer"].split())] += 1
     texts = {}
     for question in questions:
-        known = next((counts[key] for key in _keys(question) if key in counts), None)
-        if known:
-            texts[question["question_id"]] = sentence(question["type"], question["question"], _first(known))
+        short_answers = next((counts[key] for key in _keys(question) if key in counts), None)
+        if short_answers:
+            texts[question["question_id"]] = sentence(
+                question["type"], question["question"], _most_frequent(short_answers)
+            )
     return texts
 
 
@@ -126,12 +130,12 @@ def _keys(row: Row) -> list[tuple]:
     return [(kind, closed, text, days), (kind, closed, template, days), (kind, closed, template), (kind, closed)]
 
 
-def _first(counts: Counter[str]) -> str:
+def _most_frequent(counts: Counter[str]) -> str:
     return min(counts, key=lambda text: (-counts[text], text))
 
 
 def _experts(questions: Sequence[Row], experts: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    def seen(study: Any) -> Findings | None:
+    def findings_of(study: Any) -> Findings | None:
         row = experts.get(str(study))
         if row is None:
             return None
@@ -140,7 +144,7 @@ def _experts(questions: Sequence[Row], experts: Mapping[str, Mapping[str, float]
     texts = {}
     for question in questions:
         if question["type"] == "difference":
-            before, after = seen(question.get("ref_study_id")), seen(question["study_id"])
+            before, after = findings_of(question.get("ref_study_id")), findings_of(question["study_id"])
             if before is not None and after is not None:
                 texts[question["question_id"]] = _sentence(question, difference(before, after))
     return texts
@@ -150,7 +154,7 @@ def _prior(
     questions: Sequence[Row], training: Sequence[Row], findings: Mapping[str, Mapping[str, Mapping[str, str]]]
 ) -> dict[str, str]:
     """Each change of a finding is named where it is likelier than the threshold that is best on the training pairs."""
-    names: set[str] = set()
+    finding_names: set[str] = set()
     pairs: list[tuple[Row, set[Fact]]] = []
     for row in training:
         if row["type"] == "difference" and str(row.get("ref_study_id")) in findings:
@@ -159,29 +163,37 @@ def _prior(
             except GrammarError:
                 continue
             pairs.append((row, truth))
-            names |= {fact[1] for fact in truth}
+            finding_names |= {fact[1] for fact in truth}
     if not pairs:
         return {}
-    seen: Counter[tuple] = Counter()
-    changed: dict[tuple, Counter[Fact]] = defaultdict(Counter)
-    states = {study: {reader_name(f): about.get("level", "yes") for f, about in found.items()}
+    key_counts: Counter[tuple] = Counter()
+    change_counts: dict[tuple, Counter[Fact]] = defaultdict(Counter)
+    states_by_study = {study: {reader_name(f): about.get("level", "yes") for f, about in found.items()}
               for study, found in findings.items()}  # fmt: skip
 
     def keys(row: Row) -> list[tuple]:
-        state = states[str(row["ref_study_id"])]
-        return [(name, state.get(name, "absent"), interval(row.get("interval_days"))) for name in names]
+        state_by_finding = states_by_study[str(row["ref_study_id"])]
+        return [
+            (name, state_by_finding.get(name, "absent"), interval(row.get("interval_days"))) for name in finding_names
+        ]
 
     for row, truth in pairs:
         for key in keys(row):
-            seen[key] += 1
-            changed[key].update(fact for fact in truth if fact[1] == key[0])
-    likely = {key: {fact: count / seen[key] for fact, count in counts.items()} for key, counts in changed.items()}
-    beliefs = [{fact: p for key in keys(row) for fact, p in likely.get(key, {}).items()} for row, _ in pairs]
+            key_counts[key] += 1
+            change_counts[key].update(fact for fact in truth if fact[1] == key[0])
+    probabilities = {
+        key: {fact: count / key_counts[key] for fact, count in counts.items()} for key, counts in change_counts.items()
+    }
+    beliefs = [{fact: p for key in keys(row) for fact, p in probabilities.get(key, {}).items()} for row, _ in pairs]
     threshold = best_threshold([truth for _, truth in pairs], beliefs)
     texts = {}
     for question in questions:
-        if question["type"] in CHANGING and str(question.get("ref_study_id")) in states:
-            claims = [max(likely[key].items(), key=lambda item: item[1]) for key in keys(question) if likely.get(key)]
+        if question["type"] in CHANGING and str(question.get("ref_study_id")) in states_by_study:
+            claims = [
+                max(probabilities[key].items(), key=lambda item: item[1])
+                for key in keys(question)
+                if probabilities.get(key)
+            ]
             texts[question["question_id"]] = _sentence(question, _change(fact for fact, p in claims if p >= threshold))
     return texts
 

@@ -36,14 +36,18 @@ def budgets(training: Mapping[str, Sequence[Mapping]]) -> list[Budget]:
 
 def notes(found: Sequence[Budget], labels: Mapping[str, str], principal: str) -> list[str]:
     """A sentence for each model with a smaller budget than the principal one, for the notes under the tables."""
-    totals = {each.model: each for each in found}
-    whole = totals.get(principal)
+    budget_by_model = {budget.model: budget for budget in found}
+    principal_budget = budget_by_model.get(principal)
     lines = []
-    for each in found:
-        if whole and each.model != principal and whole.tokens and whole.supervised:
+    for budget in found:
+        if principal_budget and budget.model != principal and principal_budget.tokens and principal_budget.supervised:
+            tokens, supervised = (
+                budget.tokens / principal_budget.tokens,
+                budget.supervised / principal_budget.supervised,
+            )
             lines.append(
-                f"{labels.get(each.model, each.model)} was trained for {each.steps:,} steps against "
-                f"{whole.steps:,} of {labels[principal]}, on {each.tokens / whole.tokens:.0%} of its tokens and "
-                f"{each.supervised / whole.supervised:.0%} of its supervised tokens."
+                f"{labels.get(budget.model, budget.model)} was trained for {budget.steps:,} steps against "
+                f"{principal_budget.steps:,} of {labels[principal]}, on {tokens:.0%} of its tokens and "
+                f"{supervised:.0%} of its supervised tokens."
             )
     return lines

@@ -9,7 +9,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from lumen_hpc.report.cases import picture
+from lumen_hpc.report.cases import jpeg_uri
 from lumen_hpc.report.identity import COMPOSED
 from lumen_hpc.report.results import Results
 
@@ -35,38 +35,40 @@ def case_figure(results: Results, image: Callable[[str], np.ndarray | None]) -> 
 
     The case is the first patient, in the order of the questions, whose images differ; nobody chose it by the answers.
     """
-    chosen = _case(results)
-    if chosen is None:
+    positions = _first_case(results)
+    if positions is None:
         return None
-    pair = results.questions[chosen["difference"]]["images"][-2:]
+    pair = results.questions[positions["difference"]]["images"][-2:]
     pixels = [image(path) for path in pair]
-    if any(each is None for each in pixels):
+    if any(grey is None for grey in pixels):
         return None
     models = [model for model in results.run_models() if not model.endswith(COMPOSED)]
-    turns = [_turn(results, title, i, models) for title, i in chosen.items()]
-    return _svg([picture(each) for each in pixels if each is not None], turns, results.questions[chosen["difference"]])
+    turns = [_turn(results, title, i, models) for title, i in positions.items()]
+    return _svg(
+        [jpeg_uri(grey) for grey in pixels if grey is not None], turns, results.questions[positions["difference"]]
+    )
 
 
-def _case(results: Results) -> dict[str, int] | None:
+def _first_case(results: Results) -> dict[str, int] | None:
     """Title → position of the four questions of the first suitable patient."""
-    for d in np.flatnonzero(results.where("difference")):
-        pair = results.questions[d]
-        if not results.truth(int(d)) or len(pair.get("images", ())) < 2:
+    for difference_position in np.flatnonzero(results.where("difference")):
+        pair = results.questions[difference_position]
+        if not results.truth(int(difference_position)) or len(pair.get("images", ())) < 2:
             continue
-        found: dict[str, int] = {}
+        positions: dict[str, int] = {}
         for i, row in enumerate(results.questions):
             if row.get("study_id") != pair.get("study_id"):
                 continue
             if row["type"] == "prediction" and row.get("ref_study_id") == pair.get("ref_study_id"):
-                found.setdefault("prediction", i)
+                positions.setdefault("prediction", i)
             elif row["type"] == "abnormality" and not row["closed"]:
-                found.setdefault("open question", i)
+                positions.setdefault("open question", i)
             elif row["type"] == "presence":
-                found.setdefault("closed question", i)
-        found["difference"] = int(d)
-        order = ("open question", "closed question", "difference", "prediction")
-        if all(title in found for title in order):
-            return {title: found[title] for title in order}
+                positions.setdefault("closed question", i)
+        positions["difference"] = int(difference_position)
+        titles = ("open question", "closed question", "difference", "prediction")
+        if all(title in positions for title in titles):
+            return {title: positions[title] for title in titles}
     return None
 
 
@@ -95,20 +97,21 @@ def _svg(images: Sequence[str], turns: Sequence[Turn], pair: dict) -> str:
         parts.append(f'<line x1="{x}" x2="{WIDTH - MARGIN}" y1="{y - 6}" y2="{y - 6}" stroke="{_RULE}"/>')
         y += LINE
     days = pair.get("interval_days")
-    names = ("Reference image", "Main image" if days is None else f"Main image, {days} days later")
-    for k, (image, name) in enumerate(zip(images, names, strict=True)):
+    captions = ("Reference image", "Main image" if days is None else f"Main image, {days} days later")
+    for k, (image, name) in enumerate(zip(images, captions, strict=True)):
         top = MARGIN + k * (IMAGE + 40)
         parts.append(f'<image x="{MARGIN}" y="{top}" width="{IMAGE}" height="{IMAGE}" href="{image}"/>')
         parts.append(_text(MARGIN, top + IMAGE + 16, name, _SOFT, 12))
     height = max(y, MARGIN + 2 * (IMAGE + 40))
-    described = "; ".join(
+    description = "; ".join(
         f"{turn.title}: " + ", ".join(f"{who}: {text}" for who, text in turn.answers) for turn in turns
     )
     title = "One case: two images, four questions, and each model's answers"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         f'role="img" aria-labelledby="case-title" aria-describedby="case-desc" font-family="system-ui, sans-serif">'
-        f'<title id="case-title">{title}</title><desc id="case-desc">{escape(described)}</desc>{"".join(parts)}</svg>\n'
+        f'<title id="case-title">{title}</title><desc id="case-desc">{escape(description)}</desc>'
+        f"{''.join(parts)}</svg>\n"
     )
 
 

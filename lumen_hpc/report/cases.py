@@ -16,10 +16,10 @@ from lumen_hpc.report.results import Results
 
 SIDES = (2048, 1024, 640, 320)
 """Longest side of the page's images [px]: the largest with which all fit; at 320 an effusion still shows."""
-SAMPLED = 12
+SAMPLE_SIZE = 12
 """Images from which the size of all is judged."""
 BUDGET = 24 << 20  # bytes of images in one page, so that it opens from disk at once
-_SHOWN = ("judge", "rouge_l", "bleu4", "change_f1_macro", "finding_f1_macro", "accuracy_polarity", "recall_clipped")
+_MEASURES = ("judge", "rouge_l", "bleu4", "change_f1_macro", "finding_f1_macro", "accuracy_polarity", "recall_clipped")
 
 
 @dataclass
@@ -48,12 +48,12 @@ def cases(
     `studies` say when and in which view an image was taken.
     """
     result = Cases([], total=len(results.questions))
-    drawn = _draw(results.types, settings.cases, seed)
-    paths = [path for i in drawn for path in results.questions[i].get("images", [])[-2:]] if settings.images else []
+    positions = _sample_positions(results.types, settings.cases, seed)
+    paths = [path for i in positions for path in results.questions[i].get("images", [])[-2:]] if settings.images else []
     result.side = _side(list(dict.fromkeys(paths)), image)
-    taken = {row["image"]: row for row in studies if "image" in row} if settings.images else {}
-    spent = 0
-    for i in drawn:
+    studies_by_image = {row["image"]: row for row in studies if "image" in row} if settings.images else {}
+    image_bytes = 0
+    for i in positions:
         question = results.questions[i]
         row = {
             "id": question["question_id"],
@@ -66,12 +66,12 @@ def cases(
             row |= {"question": question["question"], "short": question["short_answer"].strip(),
                     "reference": question.get("long_answer") or "", "images": [], "taken": []}  # fmt: skip
             for path in question.get("images", [])[-2:]:
-                if path not in result.images and spent < BUDGET and (pixels := image(path)) is not None:
-                    result.images[path] = picture(pixels, result.side)
-                    spent += len(result.images[path])
+                if path not in result.images and image_bytes < BUDGET and (pixels := image(path)) is not None:
+                    result.images[path] = jpeg_uri(pixels, result.side)
+                    image_bytes += len(result.images[path])
                 result.without_image += path not in result.images
                 row["images"].append(path if path in result.images else None)
-                row["taken"].append(_taken(taken.get(path, {})))
+                row["taken"].append(_view_and_time(studies_by_image.get(path, {})))
         row["answers"] = [answer for answer in row["answers"] if answer]
         result.rows.append(row)
     names = {path: f"i{k}" for k, path in enumerate(result.images)}
@@ -83,20 +83,20 @@ def cases(
 
 def _side(paths: Sequence[str], image: Callable[[str], np.ndarray | None]) -> int:
     """The largest side with which the images of these files fit into the page's budget, judged from a few of them."""
-    some = [pixels for path in paths[:: max(1, len(paths) // SAMPLED)] if (pixels := image(path)) is not None]
-    for side in SIDES[:-1] if some else ():
-        if sum(len(picture(pixels, side)) for pixels in some) / len(some) * len(paths) <= BUDGET:
+    sample = [pixels for path in paths[:: max(1, len(paths) // SAMPLE_SIZE)] if (pixels := image(path)) is not None]
+    for side in SIDES[:-1] if sample else ():
+        if sum(len(jpeg_uri(pixels, side)) for pixels in sample) / len(sample) * len(paths) <= BUDGET:
             return side
     return SIDES[-1]
 
 
-def _taken(study: Mapping[str, Any]) -> str:
+def _view_and_time(study: Mapping[str, Any]) -> str:
     """When and in which view an image was taken, as far as it is known."""
-    taken = str(study.get("taken_at") or "")[:16].replace("T", " ")
-    return ", ".join(part for part in (study.get("view"), taken) if part)
+    taken_at = str(study.get("taken_at") or "")[:16].replace("T", " ")
+    return ", ".join(part for part in (study.get("view"), taken_at) if part)
 
 
-def picture(pixels: np.ndarray, side: int = SIDES[-1]) -> str:
+def jpeg_uri(pixels: np.ndarray, side: int = SIDES[-1]) -> str:
     """Grey levels, uint8 [H, W], as a JPEG data URI of at most `side` px."""
     from PIL import Image
 
@@ -107,31 +107,31 @@ def picture(pixels: np.ndarray, side: int = SIDES[-1]) -> str:
     return "data:image/jpeg;base64," + b64encode(stream.getvalue()).decode()
 
 
-def _draw(types: np.ndarray, count: int, seed: int) -> list[int]:
+def _sample_positions(types: np.ndarray, count: int, seed: int) -> list[int]:
     """Positions of at most `count` questions: in turn one of each type, in a seeded order."""
     rng = np.random.default_rng(seed)
     queues = [list(rng.permutation(np.flatnonzero(types == kind))) for kind in sorted(set(types))]
-    drawn: list[int] = []
-    while len(drawn) < min(count, len(types)):
-        drawn += [int(queue.pop()) for queue in queues if queue]
-    return sorted(drawn[:count])
+    positions: list[int] = []
+    while len(positions) < min(count, len(types)):
+        positions += [int(queue.pop()) for queue in queues if queue]
+    return sorted(positions[:count])
 
 
 def _findings(results: Results, i: int) -> set[str]:
     question = results.questions[i]
     truth = results.truth(i)
-    named = {fact[1] for fact in facts(truth)} if truth else set()
-    return named | results.reader.findings(f"{question['short_answer']}. {question['question']}")
+    changed_findings = {fact[1] for fact in facts(truth)} if truth else set()
+    return changed_findings | results.reader.findings(f"{question['short_answer']}. {question['question']}")
 
 
-def _answer(results: Results, i: int, model: str, texts: bool) -> dict | None:
+def _answer(results: Results, i: int, model: str, show_text: bool) -> dict | None:
     """What a model answered, its scores and whether it is right; None where it was not asked."""
-    values = {m: results.column(m, model) for m in _SHOWN}
-    scores = {m: round(float(c.part[i] / c.whole[i]), 3) for m, c in values.items() if c.whole[i]}
+    columns = {m: results.column(m, model) for m in _MEASURES}
+    scores = {m: round(float(c.part[i] / c.whole[i]), 3) for m, c in columns.items() if c.whole[i]}
     if not scores:
         return None
     row = {"model": model, "scores": scores, "outcome": _outcome(scores)}
-    return row | {"text": results.joined.answers[model][i]} if texts else row
+    return row | {"text": results.joined.answers[model][i]} if show_text else row
 
 
 def _outcome(scores: dict[str, float]) -> str:

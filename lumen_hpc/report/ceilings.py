@@ -28,23 +28,25 @@ def oracles(results: Results, truth: Path) -> dict[str, Answers]:
     Its threshold is the best one on these very questions, which favours the oracle.
     """
     states = {str(row["study_id"]): row for row in read_jsonl(truth)}
-    ids, pairs = _asked(results, states, "prediction")
-    found = {
+    ids, pairs = _question_pairs(results, states, "prediction")
+    answers_by_oracle = {
         name: dict(zip(ids, phantom_ceilings.answers(pairs, name), strict=True))
         for name in (phantom_ceilings.ORACLES if pairs else ())
     }
-    ids, pairs = _asked(results, states, "difference")
+    ids, pairs = _question_pairs(results, states, "difference")
     if pairs:
-        found[TWO_READINGS] = dict(zip(ids, phantom_readings.two_readings(pairs), strict=True))
-    return found
+        answers_by_oracle[TWO_READINGS] = dict(zip(ids, phantom_readings.two_readings(pairs), strict=True))
+    return answers_by_oracle
 
 
-def _asked(results: Results, states: Mapping[str, dict], kind: str) -> tuple[list[str], list[phantom_ceilings.Pair]]:
+def _question_pairs(
+    results: Results, states: Mapping[str, dict], kind: str
+) -> tuple[list[str], list[phantom_ceilings.Pair]]:
     """The questions of one kind, and the pair that each is about."""
-    asked = [results.questions[i] for i in np.flatnonzero(results.where(kind))]
-    asked = [q for q in asked if str(q["study_id"]) in states and str(q["ref_study_id"]) in states]
-    pairs = [phantom_ceilings.pair(states[str(q["ref_study_id"])], states[str(q["study_id"])]) for q in asked]
-    return [question["question_id"] for question in asked], pairs
+    kind_questions = [results.questions[i] for i in np.flatnonzero(results.where(kind))]
+    kind_questions = [q for q in kind_questions if str(q["study_id"]) in states and str(q["ref_study_id"]) in states]
+    pairs = [phantom_ceilings.pair(states[str(q["ref_study_id"])], states[str(q["study_id"])]) for q in kind_questions]
+    return [question["question_id"] for question in kind_questions], pairs
 
 
 @dataclass(frozen=True)
@@ -53,14 +55,14 @@ class Undecided:
 
     where: np.ndarray
     """bool [questions]."""
-    guessed: Column
+    best_guess: Column
     """Whether the best guess from the image is right, on the closed ones."""
 
 
 def undecided(results: Results, truth: Path) -> Undecided:
     """By the states in the phantoms' truth.jsonl."""
     states = {str(row["study_id"]): row for row in read_jsonl(truth)}
-    where, right, asked = (np.zeros(len(results.questions)) for _ in range(3))
+    undecided_mask, right, closed_mask = (np.zeros(len(results.questions)) for _ in range(3))
     for i in np.flatnonzero(results.where("diagnostic")):
         question = results.questions[i]
         row = states.get(str(question["study_id"]))
@@ -68,16 +70,16 @@ def undecided(results: Results, truth: Path) -> Undecided:
             question["type"], question["question"], study := phantom_ceilings.study_states(row)
         ):
             continue
-        where[i] = 1
+        undecided_mask[i] = 1
         if question["closed"]:
             guess = phantom_readings.likeliest_answer(question["question"], study, row["order"] - 1)
-            asked[i], right[i] = 1, guess == (question["short_answer"].strip() == "yes")
-    return Undecided(where > 0, Column(right, asked))
+            closed_mask[i], right[i] = 1, guess == (question["short_answer"].strip() == "yes")
+    return Undecided(undecided_mask > 0, Column(right, closed_mask))
 
 
-def scores(results: Results, named: Mapping[str, Answers]) -> dict[str, float | None]:
+def scores(results: Results, answers_by_oracle: Mapping[str, Answers]) -> dict[str, float | None]:
     """Change F1 of each oracle."""
-    return {name: column(results, answers).mean() for name, answers in named.items()}
+    return {name: column(results, answers).mean() for name, answers in answers_by_oracle.items()}
 
 
 def column(results: Results, answers: Answers) -> Column:
@@ -86,6 +88,6 @@ def column(results: Results, answers: Answers) -> Column:
     for i, question in enumerate(results.questions):
         change = results.truth(i) if question["question_id"] in answers else None
         if change is not None:
-            counted = tally(answers[question["question_id"]], facts(change))
-            part[i], whole[i] = 2 * counted.hits, 2 * counted.hits + counted.extra + counted.missed
+            counts = tally(answers[question["question_id"]], facts(change))
+            part[i], whole[i] = 2 * counts.hits, 2 * counts.hits + counts.extra + counts.missed
     return Column(part, whole)

@@ -35,13 +35,13 @@ class Comparison:
             if self.shown
             else "this run does not show that it compares the images: two separate readings and a rule do as well"
         )
-        what = f"{self.label} minus {self.readings}, change F1 on difference questions"
-        known = (
+        quantity = f"{self.label} minus {self.readings}, change F1 on difference questions"
+        ceiling = (
             f" No reader of one image at a time and no rule reach more than {self.ceiling:.3f} on these pairs."
             if self.ceiling is not None
             else ""
         )
-        return f"{what}: {self.gap.value:+.3f}{bounds}; {verdict}.{known}"
+        return f"{quantity}: {self.gap.value:+.3f}{bounds}; {verdict}.{ceiling}"
 
 
 def comparison(results: Results, ceiling: float | None = None) -> Comparison | None:
@@ -50,12 +50,16 @@ def comparison(results: Results, ceiling: float | None = None) -> Comparison | N
     if model + COMPOSED not in results.samples:
         return None
     gaps = []
-    for row in results.samples:
-        gap = results.cell("difference", "change_f1", row, tested=True).difference if row.endswith(COMPOSED) else None
+    for readings in results.samples:
+        gap = (
+            results.cell("difference", "change_f1", readings, tested=True).difference
+            if readings.endswith(COMPOSED)
+            else None
+        )
         if gap is not None and gap.value is not None:
             low, high = (None, None) if gap.low is None or gap.high is None else (-gap.high, -gap.low)
-            gaps.append((low if low is not None else -gap.value, row, Interval(-gap.value, low, high)))
+            gaps.append((low if low is not None else -gap.value, readings, Interval(-gap.value, low, high)))
     if not gaps:
         return None
-    _, row, closest = min(gaps)  # better than separate readings is better than the best of them
-    return Comparison(closest, results.label(model), results.label(row), ceiling)
+    _, readings, closest = min(gaps)  # better than separate readings is better than the best of them
+    return Comparison(closest, results.label(model), results.label(readings), ceiling)

@@ -17,44 +17,46 @@ Findings = Mapping[str, str]
 """The findings of one image and the level of each; empty where it has none."""
 
 
-def answers(probed: Iterable[dict], reader: Reader) -> dict[str, str]:
+def answers(probe_rows: Iterable[dict], reader: Reader) -> dict[str, str]:
     """Difference answers by question id, composed of a model's answers to `data.probes`.
 
     `probed` may hold any answer rows. Only pairs of which both images were asked are answered; an answer that cannot
     be read is no reading of an image, so that nothing is said of its pair.
     """
     by_question: dict[str, dict[str, str]] = {}
-    for row in probed:
+    for row in probe_rows:
         if row.get("control") != CONTROL:
             continue
-        id, _, probe = row["question_id"].partition("/")
-        by_question.setdefault(id, {})[probe] = row["answer"]
+        question_id, _, probe_answers = row["question_id"].partition("/")
+        by_question.setdefault(question_id, {})[probe_answers] = row["answer"]
     texts = {}
-    for id, probe in by_question.items():
-        if all(f"{side}/abnormality" in probe for side in SIDES):
-            before, after = (_image(probe, side, reader) for side in SIDES)
+    for question_id, probe_answers in by_question.items():
+        if all(f"{side}/abnormality" in probe_answers for side in SIDES):
+            before, after = (_image_findings(probe_answers, side, reader) for side in SIDES)
             unread = before is None or after is None
-            texts[id] = "" if unread else render_difference(difference(before or {}, after or {}))
+            texts[question_id] = "" if unread else render_difference(difference(before or {}, after or {}))
     return texts
 
 
 def difference(before: Findings, after: Findings) -> Change:
     """What changed from one image's findings to another's; a level counts where both images have one."""
-    moved = [
+    level_changes = [
         LevelChange(name, before[name], after[name])
         for name in before
         if before[name] and after.get(name) and before[name] != after[name]
     ]
     new = tuple(name for name in after if name not in before)
-    return Change(new, tuple(name for name in before if name not in after), tuple(moved))
+    return Change(new, tuple(name for name in before if name not in after), tuple(level_changes))
 
 
-def _image(probe: dict[str, str], side: str, reader: Reader) -> dict[str, str] | None:
+def _image_findings(probe: dict[str, str], side: str, reader: Reader) -> dict[str, str] | None:
     """The findings of one image of a pair, and their levels, by what was answered about it; None if it was not read."""
-    levels = {
-        reader_name(key.partition("/level/")[2]): text
-        for key, text in probe.items()
-        if key.startswith(f"{side}/level/")
+    level_answers = {
+        reader_name(key.partition("/level/")[2]): text for key, text in probe.items() if key.startswith(f"{side}/level/")
     }
-    found = listed_findings(reader, probe[f"{side}/abnormality"])
-    return None if found is None else {name: reader.level(levels.get(name, "")) for name in sorted(found)}
+    finding_names = listed_findings(reader, probe[f"{side}/abnormality"])
+    return (
+        None
+        if finding_names is None
+        else {name: reader.level(level_answers.get(name, "")) for name in sorted(finding_names)}
+    )

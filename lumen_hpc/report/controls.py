@@ -19,14 +19,14 @@ from lumen_hpc.report.composed import difference
 from lumen_hpc.report.results import Results
 from lumen_hpc.report.tables import markdown_row
 
-ABOUT = {
+CONTROLS = {
     "swapped": "reference and main image swapped",
     "same": "the same image twice",
     "other_patient": "another patient's reference image",
     "no_image": "no image",
 }
 # The measures that each control is read by; the others say little there.
-_REPORTED = {"swapped": ("shown", "original"), "same": ("nothing",), "other_patient": ("shown", "original"),
+_REPORTED_MEASURES = {"swapped": ("shown", "original"), "same": ("nothing",), "other_patient": ("shown", "original"),
          "no_image": ("original", "nothing")}  # fmt: skip
 MEASURES = {
     "shown": "change F1 against what was shown",
@@ -59,42 +59,42 @@ def controls(
 
     `findings`: study_id → its findings, needed for the truth of pairs across patients.
     """
-    index = {row["question_id"]: i for i, row in enumerate(results.questions)}
-    found = []
+    positions = {row["question_id"]: i for i, row in enumerate(results.questions)}
+    model_controls = []
     for model, rows in answers.items():
         rows = list(rows)
-        for name in ABOUT:
-            under_control = [row for row in rows if row.get("control") == name and row["question_id"] in index]
+        for name in CONTROLS:
+            under_control = [row for row in rows if row.get("control") == name and row["question_id"] in positions]
             if under_control:
-                found.append(_control(results, name, model, under_control, index, findings))
-    return found
+                model_controls.append(_control(results, name, model, under_control, positions, findings))
+    return model_controls
 
 
 def by_measure(results: Iterable[Control]) -> list[tuple[str, str, dict[str, Interval]]]:
-    """(control, measure, interval by model) of every control, in the order of ABOUT and MEASURES."""
+    """(control, measure, interval by model) of every control, in the order of CONTROLS and MEASURES."""
     grouped: dict[tuple[str, str], dict[str, Interval]] = {}
     for control in results:
         for measure, interval in control.intervals.items():
             grouped.setdefault((control.name, measure), {})[control.model] = interval
-    order = [(name, measure) for name in ABOUT for measure in MEASURES if (name, measure) in grouped]
+    order = [(name, measure) for name in CONTROLS for measure in MEASURES if (name, measure) in grouped]
     return [(*key, grouped[key]) for key in order]
 
 
 def markdown(results: Iterable[Control]) -> str:
     """A table of every control's intervals, a column a model; empty where no control was asked."""
-    found = by_measure(results)
-    models = list(dict.fromkeys(model for _, _, intervals in found for model in intervals))
-    if not found:
+    measure_rows = by_measure(results)
+    models = list(dict.fromkeys(model for _, _, intervals in measure_rows for model in intervals))
+    if not measure_rows:
         return ""
-    head = ["control", "measure", *models]
-    lines = [markdown_row(head), markdown_row(["---"] * len(head))]
-    for name, measure, intervals in found:
-        cells = [_text(intervals.get(model)) for model in models]
-        lines.append(markdown_row([ABOUT[name], MEASURES[measure], *cells]))
+    header = ["control", "measure", *models]
+    lines = [markdown_row(header), markdown_row(["---"] * len(header))]
+    for name, measure, intervals in measure_rows:
+        cells = [_format_interval(intervals.get(model)) for model in models]
+        lines.append(markdown_row([CONTROLS[name], MEASURES[measure], *cells]))
     return "\n".join(lines) + "\n"
 
 
-def _text(interval: Interval | None) -> str:
+def _format_interval(interval: Interval | None) -> str:
     if interval is None or interval.value is None:
         return "–"
     bounds = "" if interval.low is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
@@ -104,7 +104,7 @@ def _text(interval: Interval | None) -> str:
 def _control(results, name, model, rows, index, findings) -> Control:
     n = len(results.questions)
     sums = {measure: (np.zeros(n), np.zeros(n)) for measure in MEASURES}
-    counted: dict[str, np.ndarray] = {measure: np.zeros(n, bool) for measure in MEASURES}
+    measured: dict[str, np.ndarray] = {measure: np.zeros(n, bool) for measure in MEASURES}
     for row in rows:
         i = index[row["question_id"]]
         if results.questions[i]["type"] not in ("difference", "prediction"):
@@ -114,28 +114,28 @@ def _control(results, name, model, rows, index, findings) -> Control:
             continue
         claim = results.reader.change(strip(row["answer"]), results.questions[i]["type"])
         for measure, expected in (
-            ("shown", _shown(name, row, truth, findings)),
+            ("shown", _shown_change(name, row, truth, findings)),
             ("original", truth),
         ):
             if expected is not None:
-                found = tally(scored_facts(claim, expected), facts(expected))
-                sums[measure][0][i] = 2 * found.hits
-                sums[measure][1][i] = 2 * found.hits + found.extra + found.missed
-                counted[measure][i] = True
+                counts = tally(scored_facts(claim, expected), facts(expected))
+                sums[measure][0][i] = 2 * counts.hits
+                sums[measure][1][i] = 2 * counts.hits + counts.extra + counts.missed
+                measured[measure][i] = True
         sums["nothing"][0][i] = claim is not None and not claim
-        sums["nothing"][1][i] = counted["nothing"][i] = True
+        sums["nothing"][1][i] = measured["nothing"][i] = True
     columns = {measure: Column(*both) for measure, both in sums.items()}
-    intervals = {m: results.bootstrap.interval(columns[m]) for m in _REPORTED[name] if columns[m].whole.any()}
-    return Control(name, model, {m: int(counted[m].sum()) for m in intervals}, intervals)
+    intervals = {m: results.bootstrap.interval(columns[m]) for m in _REPORTED_MEASURES[name] if columns[m].whole.any()}
+    return Control(name, model, {m: int(measured[m].sum()) for m in intervals}, intervals)
 
 
-def _shown(name: str, row: dict, truth: Change, findings: Mapping) -> Change | None:
+def _shown_change(name: str, row: dict, truth: Change, findings: Mapping) -> Change | None:
     """What changed between the images that were really shown; None where that is not known."""
     if name == "swapped":
         return truth.reversed()
     if name == "same":
         return Change()
-    pair = [str(row.get(key)) for key in ("ref_study_id", "study_id")]
-    if name != "other_patient" or not all(study in findings for study in pair):
+    study_ids = [str(row.get(key)) for key in ("ref_study_id", "study_id")]
+    if name != "other_patient" or not all(study in findings for study in study_ids):
         return None
-    return difference(*({f: about.get("level", "") for f, about in findings[study].items()} for study in pair))
+    return difference(*({f: about.get("level", "") for f, about in findings[study].items()} for study in study_ids))

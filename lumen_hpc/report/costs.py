@@ -85,13 +85,13 @@ class _Attempt:
         return self.ended is None or self.ended["event"] != "done"
 
 
-def costs(steps: Mapping[str, StepLogs], accounted: Mapping[str, Usage] | None = None) -> list[Cost]:
-    """A line for each step that was started, in that order; `accounted` is Slurm's usage by job id, None without."""
-    found = [_cost(name, logs, accounted or {}) for name, logs in steps.items() if logs.attempts]
-    return sorted(found, key=lambda cost: cost.began)
+def costs(steps: Mapping[str, StepLogs], slurm_usage: Mapping[str, Usage] | None = None) -> list[Cost]:
+    """A line for each step that was started, in that order; `slurm_usage` is Slurm's usage by job id, None without."""
+    step_costs = [_cost(name, logs, slurm_usage or {}) for name, logs in steps.items() if logs.attempts]
+    return sorted(step_costs, key=lambda cost: cost.began)
 
 
-def wall(steps: Sequence[Cost]) -> float:
+def wall_seconds(steps: Sequence[Cost]) -> float:
     """Seconds from the first task of all to the last; 0 for none."""
     if not steps:
         return 0.0
@@ -100,67 +100,74 @@ def wall(steps: Sequence[Cost]) -> float:
 
 def energy(steps: Sequence[Cost]) -> float | None:
     """Joules of all steps; None if none was measured."""
-    known = [cost.joules for cost in steps if cost.joules is not None]
-    return sum(known) if known else None
+    measured = [cost.joules for cost in steps if cost.joules is not None]
+    return sum(measured) if measured else None
 
 
-def _cost(step: str, logs: StepLogs, accounted: Mapping[str, Usage]) -> Cost:
-    tries = _attempts(logs, accounted)
-    hours = {kind: sum(one.seconds * one.began.get(kind, 0) for one in tries) / 3600 for kind in ("cpus", "gpus")}
-    known = [one.usage for one in tries if one.usage]
-    joules = [usage.joules for usage in known if usage.joules is not None]
-    peaks = [usage.peak_bytes for usage in known if usage.peak_bytes is not None]
-    peaks += [one.ended["peak_mb"] * 2**20 for one in tries if one.ended and "peak_mb" in one.ended]
-    on_gpu = max((row.get("timing", {}).get("memory_gb", 0.0) for row in logs.metrics), default=0.0)
+def _cost(step: str, logs: StepLogs, slurm_usage: Mapping[str, Usage]) -> Cost:
+    attempts = _attempts(logs, slurm_usage)
+    hours = {
+        kind: sum(attempt.seconds * attempt.began.get(kind, 0) for attempt in attempts) / 3600
+        for kind in ("cpus", "gpus")
+    }
+    usages = [attempt.usage for attempt in attempts if attempt.usage]
+    joules = [usage.joules for usage in usages if usage.joules is not None]
+    peaks = [usage.peak_bytes for usage in usages if usage.peak_bytes is not None]
+    peaks += [attempt.ended["peak_mb"] * 2**20 for attempt in attempts if attempt.ended and "peak_mb" in attempt.ended]
+    gpu_memory_gb = max((row.get("timing", {}).get("memory_gb", 0.0) for row in logs.metrics), default=0.0)
     return Cost(
         step=step,
         shards=len({line["shard"] for line in logs.manifest}),
-        began=(began := min(one.began["time"] for one in tries)),
-        wall_seconds=max(one.began["time"] + one.seconds for one in tries) - began,
+        began=(began := min(attempt.began["time"] for attempt in attempts)),
+        wall_seconds=max(attempt.began["time"] + attempt.seconds for attempt in attempts) - began,
         cpu_hours=hours["cpus"],
         gpu_hours=hours["gpus"],
         joules=sum(joules) if joules else None,
         peak_bytes=max(peaks, default=None),
-        gpu_peak_bytes=round(on_gpu * 1e9) or None,
-        attempts=len(tries),
-        interrupted=sum(one.interrupted for one in tries),
-        wasted_seconds=_wasted(tries, logs),
-        nodes=tuple(dict.fromkeys(str(one.began["node"]) for one in tries)),
+        gpu_peak_bytes=round(gpu_memory_gb * 1e9) or None,
+        attempts=len(attempts),
+        interrupted=sum(attempt.interrupted for attempt in attempts),
+        wasted_seconds=_wasted_seconds(attempts, logs),
+        nodes=tuple(dict.fromkeys(str(attempt.began["node"]) for attempt in attempts)),
     )
 
 
-def _attempts(logs: StepLogs, accounted: Mapping[str, Usage]) -> list[_Attempt]:
+def _attempts(logs: StepLogs, slurm_usage: Mapping[str, Usage]) -> list[_Attempt]:
     """A step's attempts with their lengths.
 
     One that was killed could not note its end: it is Slurm's, where there is an account, and lasts no longer than to
     the next attempt of its pack.
     """
-    found = {(row["pack"], row["attempt"]): _Attempt(row) for row in logs.attempts if row["event"] == "began"}
+    attempts = {(row["pack"], row["attempt"]): _Attempt(row) for row in logs.attempts if row["event"] == "began"}
     for row in logs.attempts:
-        if row["event"] not in ("began", "asked") and (row["pack"], row["attempt"]) in found:
-            found[row["pack"], row["attempt"]].ended = row
+        if row["event"] not in ("began", "asked") and (row["pack"], row["attempt"]) in attempts:
+            attempts[row["pack"], row["attempt"]].ended = row
     for line in logs.manifest:
-        if (line.get("pack"), line["attempt"]) in found:
-            found[line["pack"], line["attempt"]].lines.append(line)
-    for (pack, number), one in found.items():
-        one.usage = accounted.get(one.began.get("job", ""))
-        following = found.get((pack, number + 1))
-        ends = [one.usage.seconds] if one.usage else []
-        if following and (between := following.began["time"] - one.began["time"]) > 0:  # else their clocks differ
-            ends.append(between)
-        one.seconds = max(0.0, one.ended["time"] - one.began["time"]) if one.ended else min(ends, default=0.0)
-    return list(found.values())
+        if (line.get("pack"), line["attempt"]) in attempts:
+            attempts[line["pack"], line["attempt"]].lines.append(line)
+    for (pack, number), attempt in attempts.items():
+        attempt.usage = slurm_usage.get(attempt.began.get("job", ""))
+        successor = attempts.get((pack, number + 1))
+        ends = [attempt.usage.seconds] if attempt.usage else []
+        if successor and (gap_s := successor.began["time"] - attempt.began["time"]) > 0:  # else their clocks differ
+            ends.append(gap_s)
+        attempt.seconds = (
+            max(0.0, attempt.ended["time"] - attempt.began["time"]) if attempt.ended else min(ends, default=0.0)
+        )
+    return list(attempts.values())
 
 
-def _wasted(tries: Sequence[_Attempt], logs: StepLogs) -> float:
-    interrupted = [one for one in tries if one.interrupted]
-    wasted = sum(one.seconds for one in interrupted) - sum(line["seconds"] for one in interrupted for line in one.lines)
+def _wasted_seconds(attempts: Sequence[_Attempt], logs: StepLogs) -> float:
+    interrupted = [attempt for attempt in attempts if attempt.interrupted]
+    wasted = sum(attempt.seconds for attempt in interrupted) - sum(
+        line["seconds"] for attempt in interrupted for line in attempt.lines
+    )
     if logs.restarts:  # the steps that a restart went on from were not lost with the attempt that took them
-        kept = logs.restarts[-1]["step"]
-        wasted -= sum(row["timing"]["seconds"] for row in logs.metrics if row["step"] <= kept)
-    newest = {line["shard"]: line for line in logs.manifest}
-    wasted += sum(line["seconds"] for line in logs.manifest if _written_again(line, newest[line["shard"]]))
-    return max(0.0, wasted) + sum(one.ended.get("waited", 0.0) for one in tries if one.ended)
+        resumed_step = logs.restarts[-1]["step"]
+        wasted -= sum(row["timing"]["seconds"] for row in logs.metrics if row["step"] <= resumed_step)
+    newest_lines = {line["shard"]: line for line in logs.manifest}
+    wasted += sum(line["seconds"] for line in logs.manifest if _written_again(line, newest_lines[line["shard"]]))
+    return max(0.0, wasted) + sum(attempt.ended.get("waited", 0.0) for attempt in attempts if attempt.ended)
 
 
 def _written_again(line: Row, newest: Row) -> bool:

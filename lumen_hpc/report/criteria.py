@@ -80,12 +80,12 @@ def _diagnostic(results: Results, undecided: ceilings.Undecided | None) -> Itera
     """On the questions that one image decides: for the others, see `_guesses`."""
     answerable = ~undecided.where if undecided else np.ones(len(results.questions), bool)
     closed = results.column("accuracy_polarity", LUMEN).applies()
-    asked = {
+    question_kinds = {
         "closed": ("accuracy_polarity", closed & answerable, 0.93),
         "level": ("exact", results.where("level"), 0.93),
         "where": ("exact", results.where("location") & ~closed & answerable, 0.88),
     }
-    for name, (measure, where, bar) in asked.items():
+    for name, (measure, where, bar) in question_kinds.items():
         ours, theirs = (results.column(measure, model).mean(where) for model in (LUMEN, FT))
         yield Criterion(f"{name} questions, share right", ours, bar)
         yield Criterion(f"{name} questions, LUMEN minus FT", _minus(ours, theirs), -0.05)
@@ -96,34 +96,34 @@ def _difference(results: Results, oracles: Mapping[str, ceilings.Answers]) -> It
     yield Criterion("difference, change F1", f1.value, 0.75)
     yield Criterion("difference, change F1, lower bound", f1.low, 0.50, strictly=True)
     yield Criterion("difference, ROUGE-L", results.cell("difference", "rouge_l", LUMEN).value, 0.85)
-    ruled = FT + COMPOSED
-    rule = results.cell("difference", "change_f1", ruled).value if ruled in results.samples else None
-    yield Criterion("difference, change F1, LUMEN minus FT + rule", _minus(f1.value, rule), -0.06)
-    yield from _compared(results, oracles)
+    rule_row = FT + COMPOSED
+    rule_f1 = results.cell("difference", "change_f1", rule_row).value if rule_row in results.samples else None
+    yield Criterion("difference, change F1, LUMEN minus FT + rule", _minus(f1.value, rule_f1), -0.06)
+    yield from _above_readings(results, oracles)
 
 
-def _compared(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
+def _above_readings(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
     """Better than its own separate readings, which may be poor on purpose, and than the best there can be."""
     where = results.where("difference")
     ours = results.column("change_f1", LUMEN)
-    own = results.bootstrap.difference(ours, results.column("change_f1", LUMEN + COMPOSED), where).low if (
+    own_gap = results.bootstrap.difference(ours, results.column("change_f1", LUMEN + COMPOSED), where).low if (
         LUMEN + COMPOSED in results.samples) else None  # fmt: skip
-    yield Criterion("difference, change F1, LUMEN minus LUMEN + rule, lower bound", own, 0.0, strictly=True)
-    best = None
-    if answered := oracles.get(ceilings.TWO_READINGS):
-        asked = where & _answered(results, answered)
-        best = results.bootstrap.difference(ours, ceilings.column(results, answered), asked).low
+    yield Criterion("difference, change F1, LUMEN minus LUMEN + rule, lower bound", own_gap, 0.0, strictly=True)
+    best_gap = None
+    if oracle_answers := oracles.get(ceilings.TWO_READINGS):
+        compared = where & _answered_mask(results, oracle_answers)
+        best_gap = results.bootstrap.difference(ours, ceilings.column(results, oracle_answers), compared).low
     name = "difference, change F1, LUMEN minus the best two readings and a rule, lower bound"
-    yield Criterion(name, best, 0.0, strictly=True)
+    yield Criterion(name, best_gap, 0.0, strictly=True)
 
 
 def _prediction(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
     yield Criterion("prediction, change F1", results.cell("prediction", "change_f1", LUMEN).value, 0.60)
-    answered = oracles.get(ceilings.WITHOUT_CUE)
+    oracle_answers = oracles.get(ceilings.WITHOUT_CUE)
     gap = None
-    if answered:
-        where = _answered(results, answered)
-        ours, oracle = results.column("change_f1", LUMEN), ceilings.column(results, answered)
+    if oracle_answers:
+        where = _answered_mask(results, oracle_answers)
+        ours, oracle = results.column("change_f1", LUMEN), ceilings.column(results, oracle_answers)
         gap = results.bootstrap.difference(ours, oracle, where).low
     yield Criterion(
         "prediction, change F1, LUMEN minus the oracle without the cue, lower bound", gap, 0.0, strictly=True
@@ -132,11 +132,11 @@ def _prediction(results: Results, oracles: Mapping[str, ceilings.Answers]) -> It
 
 def _leaks(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterator[Criterion]:
     """Without leaked answers, no model can beat the oracle that knows all that the future depends on."""
-    answered = oracles.get(ceilings.FULL)
+    oracle_answers = oracles.get(ceilings.FULL)
     best = bar = None
-    if answered:
-        where = _answered(results, answered)
-        bar = results.bootstrap.interval(ceilings.column(results, answered), where).high
+    if oracle_answers:
+        where = _answered_mask(results, oracle_answers)
+        bar = results.bootstrap.interval(ceilings.column(results, oracle_answers), where).high
         values = [results.column("change_f1", model).mean(where) for model in results.run_models()]
         best = max((value for value in values if value is not None), default=None)
     name = "prediction, change F1 of the best model, at most the full oracle's upper bound"
@@ -146,9 +146,9 @@ def _leaks(results: Results, oracles: Mapping[str, ceilings.Answers]) -> Iterato
 def _guesses(results: Results, undecided: ceilings.Undecided | None) -> Iterator[Criterion]:
     """On what no image shows, no model can beat the best guess without leaked answers."""
     best = bar = None
-    if undecided and undecided.guessed.applies().any():
-        where = undecided.guessed.applies()
-        bar = results.bootstrap.interval(undecided.guessed, where).high
+    if undecided and undecided.best_guess.applies().any():
+        where = undecided.best_guess.applies()
+        bar = results.bootstrap.interval(undecided.best_guess, where).high
         values = [results.column("accuracy_polarity", model).mean(where) for model in results.run_models()]
         best = max((value for value in values if value is not None), default=None)
     name = "closed questions that no image decides, best model, at most the best guess's upper bound"
@@ -157,15 +157,15 @@ def _guesses(results: Results, undecided: ceilings.Undecided | None) -> Iterator
 
 def _patients(results: Results, training_meta: Iterable[Mapping]) -> Iterator[Criterion]:
     """A patient seen in training can be remembered."""
-    trained = {str(row.get("subject_id")) for row in training_meta}
-    tested = {str(question.get("subject_id")) for question in results.questions}
-    shared = float(len(trained & tested)) if trained else None
-    yield Criterion("patients of the test set among the training's", shared, 0.0, at_least=False)
+    training_patients = {str(row.get("subject_id")) for row in training_meta}
+    test_patients = {str(question.get("subject_id")) for question in results.questions}
+    shared_patients = float(len(training_patients & test_patients)) if training_patients else None
+    yield Criterion("patients of the test set among the training's", shared_patients, 0.0, at_least=False)
 
 
-def _controls(found: Mapping[str, Control]) -> Iterator[Criterion]:
+def _controls(controls_by_name: Mapping[str, Control]) -> Iterator[Criterion]:
     def value(name: str, measure: str) -> float | None:
-        return found[name].values.get(measure) if name in found else None
+        return controls_by_name[name].values.get(measure) if name in controls_by_name else None
 
     swapped, other = "swapped order: F1 against the", "another's prior: F1 against"
     yield Criterion("same image twice: nothing has changed", value("same", "nothing"), 0.88)
@@ -176,7 +176,7 @@ def _controls(found: Mapping[str, Control]) -> Iterator[Criterion]:
     yield Criterion(f"{other} their own truth", value("other_patient", "original"), 0.32, at_least=False)
 
 
-def _answered(results: Results, answers: ceilings.Answers) -> np.ndarray:
+def _answered_mask(results: Results, answers: ceilings.Answers) -> np.ndarray:
     """The questions that an oracle answered, bool [questions]."""
     return np.array([question["question_id"] in answers for question in results.questions], bool)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lumen_hpc.report.baselines import ABOUT as BASELINES
-from lumen_hpc.report.controls import ABOUT, Control, by_measure
+from lumen_hpc.report.baselines import BASELINES
+from lumen_hpc.report.controls import CONTROLS, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.language_checks import Share
 from lumen_hpc.report.results import Cell
@@ -69,13 +69,13 @@ def by_interval(slices: Sequence[Slice], block: str, models: Mapping[str, str]) 
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
-        run = [model for model in models if model not in BASELINES]
-        for k, model in enumerate(run):
+        run_models = [model for model in models if model not in BASELINES]
+        for k, model in enumerate(run_models):
             points = [(x, cell) for x, each in enumerate(groups) for cell in each.cells
                       if (cell.model, cell.measure) == (model, "change_f1")]  # fmt: skip
             if points:
-                at = [x + 0.07 * (k - len(run) / 2) for x, _ in points]
-                _line(panel, at, [cell for _, cell in points], k, _color(model, models), models[model])
+                positions = [x + 0.07 * (k - len(run_models) / 2) for x, _ in points]
+                _line(panel, positions, [cell for _, cell in points], k, _color(model, models), models[model])
         ticks = [f"{each.group}\nn = {max(cell.n for cell in each.cells)}" for each in groups]
         panel.set_xticks(range(len(groups)), ticks)
         panel.set_xlabel("days between the images")
@@ -108,11 +108,16 @@ def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) ->
             color = _color(model, models)
             panel.plot(steps, losses, color=color, alpha=0.25, linewidth=0.8)
             panel.plot(steps, _smooth(losses), color=color, linewidth=1.8, label=models[model])
-            held_out = [(row["step"], row[VALIDATION]) for row in rows if row.get(VALIDATION) is not None]
-            if held_out:
+            validation_points = [(row["step"], row[VALIDATION]) for row in rows if row.get(VALIDATION) is not None]
+            if validation_points:
                 name = f"{models[model]}, validation"
                 panel.plot(
-                    *zip(*held_out, strict=True), "D--", color=color, markerfacecolor="none", linewidth=0.8, label=name
+                    *zip(*validation_points, strict=True),
+                    "D--",
+                    color=color,
+                    markerfacecolor="none",
+                    linewidth=0.8,
+                    label=name,
                 )
         panel.set_xlabel("optimizer step")
         panel.set_ylabel("training loss")
@@ -148,7 +153,7 @@ def shares(title: str, values: Sequence[Share]) -> str | None:
     return svg(title, description, (6.4, 0.7 + 0.3 * len(rows)), draw)
 
 
-def controlled(controls: Sequence[Control], models: Mapping[str, str]) -> str | None:
+def control_panels(controls: Sequence[Control], models: Mapping[str, str]) -> str | None:
     """Each model's answers under the controls: a panel a control and measure, a row a model."""
     panels = by_measure(controls)
     if not panels:
@@ -172,7 +177,7 @@ def controlled(controls: Sequence[Control], models: Mapping[str, str]) -> str | 
         columns[0].set_ylim(-0.6, len(rows) - 0.4)
 
     description = "; ".join(
-        f"{models[model]}, {ABOUT[name]}, {CONTROL_MEASURES[measure]} {interval.value:.2f}"
+        f"{models[model]}, {CONTROLS[name]}, {CONTROL_MEASURES[measure]} {interval.value:.2f}"
         for name, measure, by_model in panels
         for model, interval in by_model.items()
     )
@@ -197,8 +202,8 @@ def _dot(panel: Any, cell: Cell, y: int, color: str, comparable: bool) -> None:
     if cell.low is not None:
         panel.plot([cell.low, cell.high], [y, y], color=color, linewidth=2, solid_capstyle="round")
     panel.plot([cell.value], [y], "o", color=color, markersize=6)
-    if comparable and (paper := published(cell)) is not None:
-        panel.plot([paper], [y], "D", markeredgecolor=color, markerfacecolor="none", markersize=6)
+    if comparable and (published_value := published(cell)) is not None:
+        panel.plot([published_value], [y], "D", markeredgecolor=color, markerfacecolor="none", markersize=6)
 
 
 def _line(panel: Any, at: list[float], cells: list[Cell], k: int, color: str, name: str) -> None:
@@ -220,8 +225,8 @@ def _color(model: str, models: Mapping[str, str]) -> str:
     """A colour for each model that was run, counted from the principal, which is last; baselines are in ink."""
     if model in BASELINES:
         return INK
-    run = [name for name in reversed(list(models)) if name not in BASELINES]
-    return SERIES[run.index(model) % len(SERIES)]
+    run_models = [name for name in reversed(list(models)) if name not in BASELINES]
+    return SERIES[run_models.index(model) % len(SERIES)]
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
@@ -258,10 +263,10 @@ def svg(title: str, description: str, size: tuple[float, float], draw: Callable[
         figure = Figure(figsize=size, layout="constrained")
         draw(figure)
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _themed(stream.getvalue(), title, description)
+    return _apply_theme(stream.getvalue(), title, description)
 
 
-def _themed(svg: str, title: str, description: str) -> str:
+def _apply_theme(svg: str, title: str, description: str) -> str:
     name = re.sub(r"\W+", "-", title.lower()).strip("-")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -274,5 +279,5 @@ def _themed(svg: str, title: str, description: str) -> str:
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
     head = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>'
     svg = re.sub(r"<title>.*?</title>", "", svg, count=1, flags=re.DOTALL)
-    labelled = f'role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc"'
-    return re.sub(r"<svg([^>]*)>", rf"<svg\1 {labelled}>{head}", svg, count=1).strip() + "\n"
+    attributes = f'role="img" aria-labelledby="{name}-title" aria-describedby="{name}-desc"'
+    return re.sub(r"<svg([^>]*)>", rf"<svg\1 {attributes}>{head}", svg, count=1).strip() + "\n"

@@ -17,14 +17,14 @@ from lumen_hpc.metrics.change import reader_name
 from lumen_hpc.metrics.significance import Column
 from lumen_hpc.report.results import Results
 
-ASKED, LISTED = "asked for", "listed"
-ABOUT = {
-    ASKED: "is there …? (answered yes or no)",
+ASKED_FOR, LISTED = "asked for", "listed"
+WAYS = {
+    ASKED_FOR: "is there …? (answered yes or no)",
     LISTED: "what abnormalities are seen? (named among the findings)",
 }
-_WHOLE = ("is there evidence of {finding} in this image?", "is there {finding}?")
+_WHOLE_IMAGE_TEMPLATES = ("is there evidence of {finding} in this image?", "is there {finding}?")
 DIRECTIONS = ("worse", "better", "mixed", "same")
-UNREAD = "not read"
+NOT_READ = "not read"
 
 
 @dataclass(frozen=True)
@@ -66,52 +66,52 @@ def detections(results: Results, *, least: int = 1) -> list[Detection]:
     Sorted by way, finding and model, in the order of the tables.
     """
     models = results.run_models()
-    found = []
-    for way, truth in ((ASKED, _asked(results)), (LISTED, _listed(results, models))):
-        for finding, there, right in truth:
-            if (there != 0).sum() < least:
+    result = []
+    for way, truth in ((ASKED_FOR, _presence_questions(results)), (LISTED, _findings_questions(results, models))):
+        for finding, presence, right in truth:
+            if (presence != 0).sum() < least:
                 continue
             for model in models:
-                seen, spared = (_rate(results, right[model], there == side) for side in (1, -1))
-                if seen.n or spared.n:
-                    small = min(seen.n, spared.n) < results.settings.small
-                    found.append(Detection(way, finding, model, seen, spared, small))
-    return found
+                sensitivity, specificity = (_rate(results, right[model], presence == side) for side in (1, -1))
+                if sensitivity.n or specificity.n:
+                    small = min(sensitivity.n, specificity.n) < results.settings.small
+                    result.append(Detection(way, finding, model, sensitivity, specificity, small))
+    return result
 
 
 Truth = Iterator[tuple[str, np.ndarray, dict[str, Column]]]
 """By name: a finding, 1 there, -1 not there, 0 not asked, for every question; each model's column: right of asked."""
 
 
-def _asked(results: Results) -> Truth:
+def _presence_questions(results: Results) -> Truth:
     """Closed questions whether a finding is there; of an image as a whole, since a place changes the question."""
-    there: dict[str, np.ndarray] = {}
+    presence_by_finding: dict[str, np.ndarray] = {}
     for i, row in enumerate(results.questions):
         parsed = parse_question("presence", row["question"]) if row["type"] == "presence" and row["closed"] else None
-        if parsed and parsed.finding and parsed.template in _WHOLE:
-            sides = there.setdefault(reader_name(parsed.finding), np.zeros(len(results.questions), int))
+        if parsed and parsed.finding and parsed.template in _WHOLE_IMAGE_TEMPLATES:
+            sides = presence_by_finding.setdefault(reader_name(parsed.finding), np.zeros(len(results.questions), int))
             sides[i] = 1 if row["short_answer"].strip().lower() == "yes" else -1
     right = {model: results.column("accuracy_polarity", model) for model in results.run_models()}
-    yield from ((finding, there[finding], right) for finding in sorted(there))
+    yield from ((finding, presence_by_finding[finding], right) for finding in sorted(presence_by_finding))
 
 
-def _listed(results: Results, models: Sequence[str]) -> Truth:
+def _findings_questions(results: Results, models: Sequence[str]) -> Truth:
     """Open questions what is seen; a finding that the reference names nowhere is none that could be missed."""
-    listed = {model: results.samples[model].finding_lists for model in models}
-    true = {i: pair[1] for of_model in listed.values() for i, pair in of_model.items()}
-    for finding in sorted(set().union(*true.values()) if true else ()):
-        there: np.ndarray = np.zeros(len(results.questions), int)
-        for i, names in true.items():
-            there[i] = 1 if finding in names else -1
+    lists_by_model = {model: results.samples[model].finding_lists for model in models}
+    true_names = {i: pair[1] for of_model in lists_by_model.values() for i, pair in of_model.items()}
+    for finding in sorted(set().union(*true_names.values()) if true_names else ()):
+        presence: np.ndarray = np.zeros(len(results.questions), int)
+        for i, names in true_names.items():
+            presence[i] = 1 if finding in names else -1
         right = {}
-        for model, answers in listed.items():
+        for model, answers in lists_by_model.items():
             answered = results.column("finding_f1_macro", model).applies()
-            part, whole = np.zeros(len(there)), np.zeros(len(there))
-            for i, (given, names) in answers.items():
+            part, whole = np.zeros(len(presence)), np.zeros(len(presence))
+            for i, (answer_names, names) in answers.items():
                 whole[i] = answered[i]
-                part[i] = answered[i] and given is not None and (finding in given) == (finding in names)
+                part[i] = answered[i] and answer_names is not None and (finding in answer_names) == (finding in names)
             right[model] = Column(part, whole)
-        yield finding, there, right
+        yield finding, presence, right
 
 
 def _rate(results: Results, right: Column, where: np.ndarray) -> Rate:
@@ -124,14 +124,17 @@ def _rate(results: Results, right: Column, where: np.ndarray) -> Rate:
 
 def confusions(results: Results) -> list[Confusion]:
     """A table of directions a block (difference, prediction) and model; models that answered none are left out."""
-    found = []
+    result = []
     for block in ("difference", "prediction"):
-        here = results.where(block)
+        in_block = results.where(block)
         for model in results.run_models():
-            answered = here & results.column("direction", model).applies()
+            answered = in_block & results.column("direction", model).applies()
             pairs = Counter(results.samples[model].directions[i] for i in np.flatnonzero(answered))
             if pairs:
                 columns = (*DIRECTIONS, None)
-                counts = [(true, tuple(pairs[true, given] for given in columns)) for true in DIRECTIONS]
-                found.append(Confusion(block, model, tuple(row for row in counts if any(row[1]))))
-    return found
+                counts = [
+                    (true_direction, tuple(pairs[true_direction, answered_direction] for answered_direction in columns))
+                    for true_direction in DIRECTIONS
+                ]
+                result.append(Confusion(block, model, tuple(row for row in counts if any(row[1]))))
+    return result

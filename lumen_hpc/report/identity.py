@@ -57,9 +57,9 @@ class Identity:
         name = own_name(self.base)
         if name == OFFICIAL_BASE:
             return MODELS[model].label
-        own = "tiny NVILA" if name == "tiny" else name
+        own_base = "tiny NVILA" if name == "tiny" else name
         label = MODELS[model].label
-        return label.replace(OFFICIAL_BASE, own) if OFFICIAL_BASE in label else f"{label} ({own})"
+        return label.replace(OFFICIAL_BASE, own_base) if OFFICIAL_BASE in label else f"{label} ({own_base})"
 
     @property
     def judge_label(self) -> str:
@@ -115,11 +115,11 @@ def _engine(engine: EngineSettings) -> str:
 def _deviations(settings: Settings) -> Sequence[str]:
     """One sentence for each setting that departs from what the paper states (facts: sections 2.1 to 2.5)."""
     train, instruct, rewrite, experts = settings.train, settings.instruct, settings.rewrite, settings.experts
-    unsaid = [part for part in ("pathologies", "age", "race", "view")
+    unused_parts = [part for part in ("pathologies", "age", "race", "view")
               if part not in experts.in_prompt or part not in ("pathologies", *experts.extra)]  # fmt: skip
     mimic, base = settings.data.source == "mimic", own_name(train.base)
     frozen = [part.replace("_", " ") for part in PARTS if part not in train.tune]
-    found = [
+    sentences = [
         (not mimic, "Data: generated phantoms in place of MIMIC-CXR and Medical-Diff-VQA (2.1)."),
         (mimic and settings.prepare.difference_fraction == 1,
          "Data: every difference question is kept. The paper trains on 43,381 of them by a filter that it does not "
@@ -135,8 +135,8 @@ def _deviations(settings: Settings) -> Sequence[str]:
         (experts.model == "xrv" and experts.thresholds != [0.25, 0.5, 0.75],
          f"Experts: words at probabilities {experts.thresholds}, not [0.25, 0.5, 0.75] (2.3)."),
         (not instruct.expert_text, "Instructions: without the experts' predictions (2.3)."),
-        (instruct.expert_text and experts.model == "xrv" and bool(unsaid),
-         f"Instructions: without the experts' {' and '.join(unsaid)}, which the paper joins (2.3)."),
+        (instruct.expert_text and experts.model == "xrv" and bool(unused_parts),
+         f"Instructions: without the experts' {' and '.join(unused_parts)}, which the paper joins (2.3)."),
         (bool(instruct.clinical), "Instructions: with lines of the patient's state, of "
                                   f"{' and '.join(instruct.clinical)}; the paper has none (2.3)."),
         (instruct.findings_first, "Instructions: change answers open with a line of each finding's state, which is "
@@ -169,15 +169,15 @@ def _deviations(settings: Settings) -> Sequence[str]:
         (True, "Judge: the rubric is this project's own, since the paper prints none, so absolute scores do not "
                "compare with the published ones (2.5)."),
     ]  # fmt: skip
-    return [sentence for applies, sentence in found if applies]
+    return [sentence for applies, sentence in sentences if applies]
 
 
 def exposure(settings: Settings) -> str:
     """What the experts have seen of the test images before; empty where nothing is known."""
     if settings.experts.model != "xrv":
         return "The phantom expert is trained on phantoms of another seed and has seen no image of this run."
-    seen = [name for name in settings.experts.pathologies if "all" in name or "mimic" in name]
-    parts = [f"{' and '.join(seen)} (pathologies)"] if seen else []
+    mimic_models = [name for name in settings.experts.pathologies if "all" in name or "mimic" in name]
+    parts = [f"{' and '.join(mimic_models)} (pathologies)"] if mimic_models else []
     parts += ["the race model"] if "race" in settings.experts.extra else []
     if not parts or settings.data.source != "mimic":
         return ""

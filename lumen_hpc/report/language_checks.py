@@ -39,12 +39,12 @@ class Acceptance:
     """Rows whose sentence passed the fact check; in the rest the grammar's own stands in."""
     reasons: tuple[tuple[str, int], ...]
     """(category of reason, rows), the commonest first; the part after a colon may quote a record."""
-    verified: Verified | None = None
+    verification: Verification | None = None
     """Rules and model side by side, where rewrite.verify=rules+llm asked both."""
 
 
 @dataclass(frozen=True)
-class Verified:
+class Verification:
     """How the fact check and the language model itself judged the same sentences."""
 
     both: int
@@ -69,51 +69,58 @@ def acceptance(rows: Iterable[dict], texts: bool = False) -> Acceptance | None:
     total: Counter[str] = Counter()
     accepted: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    judged: Counter[tuple[bool, bool]] = Counter()
+    verdicts: Counter[tuple[bool, bool]] = Counter()
     examples: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for row in rows:
         kind = row.get("type") or "question"
         total[kind] += 1
         passed = row["source"] != "fallback" or not row["rejected"]  # the grammar engine's sentences are no fallback
         accepted[kind] += passed
-        for seen in row.get("verified", ()):
-            judged[seen["rules"], seen["model"]] += 1
-            if texts and seen["rules"] != seen["model"]:
-                examples[kind, "rules" if seen["rules"] else "model"].setdefault(seen["sentence"])
+        for check in row.get("verified", ()):
+            verdicts[check["rules"], check["model"]] += 1
+            if texts and check["rules"] != check["model"]:
+                examples[kind, "rules" if check["rules"] else "model"].setdefault(check["sentence"])
         reasons.update({part.partition(":")[0] for reason in row["rejected"] for part in reason.split("; ")})
     if not total:
         return None
     return Acceptance(
         tuple(Share("accepted", kind, accepted[kind], n) for kind, n in sorted(total.items())),
         tuple(reasons.most_common(12)),
-        _verified(judged, examples) if judged else None,
+        _verification(verdicts, examples) if verdicts else None,
     )
 
 
-def _verified(judged: Counter, examples: dict[tuple[str, str], dict[str, None]]) -> Verified:
-    shown = [(kind, who, text) for (kind, who), found in sorted(examples.items()) for text in list(found)[:EXAMPLES]]
-    return Verified(
-        judged[True, True], judged[False, False], judged[True, False], judged[False, True], examples=tuple(shown)
+def _verification(verdicts: Counter, examples: dict[tuple[str, str], dict[str, None]]) -> Verification:
+    return Verification(
+        both=verdicts[True, True],
+        neither=verdicts[False, False],
+        rules_alone=verdicts[True, False],
+        model_alone=verdicts[False, True],
+        examples=tuple(
+            (kind, judge, sentence)
+            for (kind, judge), sentences in sorted(examples.items())
+            for sentence in list(sentences)[:EXAMPLES]
+        ),
     )
 
 
 def unfit(scores: Mapping[str, Iterable[dict]]) -> list[str]:
     """A line for every judge that failed its canaries, with the kinds that it failed."""
-    judged = verdict(row for rows in scores.values() for row in rows)
+    verdicts = verdict(row for rows in scores.values() for row in rows)
     return [
         f"Judge {name} is unfit and its scores mean little: of the canaries it passed "
-        + ", ".join(f"{rate['passed']} of {rate['tried']} {kind}" for kind, rate in found["kinds"].items())
+        + ", ".join(f"{rate['passed']} of {rate['tried']} {kind}" for kind, rate in judge_verdict["kinds"].items())
         + f"; {FIT:.0%} of every kind is the least."
-        for name, found in judged.items()
-        if not found["fit"]
+        for name, judge_verdict in verdicts.items()
+        if not judge_verdict["fit"]
     ]
 
 
 def canaries(scores: Mapping[str, Iterable[dict]]) -> list[Share]:
     """Pass rates of the judge's canaries (rows with `canary` and `passed`), by kind and judge."""
-    outcomes: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    passed_by_kind: dict[tuple[str, str], list[bool]] = defaultdict(list)
     for rows in scores.values():
         for row in rows:
             if row.get("canary"):
-                outcomes[row["canary"], str(row.get("judge") or "judge")].append(bool(row["passed"]))
-    return [Share(kind, judge, sum(passed), len(passed)) for (kind, judge), passed in sorted(outcomes.items())]
+                passed_by_kind[row["canary"], str(row.get("judge") or "judge")].append(bool(row["passed"]))
+    return [Share(kind, judge, sum(passed), len(passed)) for (kind, judge), passed in sorted(passed_by_kind.items())]

@@ -40,7 +40,7 @@ def write(
         confidence=round(100 * settings.evaluate.confidence),
         resamples=settings.evaluate.bootstrap,
         notes=notes,
-        outcomes={name: {**_ABSENT, **table} for name, table in outcomes.items()},
+        outcomes={name: {**_EMPTY_PARTS, **table} for name, table in outcomes.items()},
         meanings=OUTCOMES,
         timelines=timelines,
         figures={name: _figures(name, table) for name, table in outcomes.items()},
@@ -56,41 +56,41 @@ def write(
     return [folder / name for name in files]
 
 
-_ABSENT = {"unjudged": "", "differences": {}, "pairs": [], "oracles": {}, "survival": {}}
+_EMPTY_PARTS = {"unjudged": "", "differences": {}, "pairs": [], "oracles": {}, "survival": {}}
 
 
 def _figures(name: str, table: Mapping[str, Any]) -> dict[str, str]:
     """Caption → SVG: calibration and decision curves of the models (or of the strongest rival), survival."""
     if "rows" not in table:
         return {}
-    shown = [label for label, row in table["rows"].items() if row["model"] and "," not in label] + [table["strongest"]]
-    found = {
+    labels = [label for label, row in table["rows"].items() if row["model"] and "," not in label] + [table["strongest"]]
+    svgs = {
         "Calibration: observed against predicted risk in tenths of the patients, Wilson intervals": figures.svg(
-            f"{name} calibration", f"calibration of {', '.join(shown)}", (4.6, 4.2), _calibration(table, shown)
+            f"{name} calibration", f"calibration of {', '.join(labels)}", (4.6, 4.2), _calibration(table, labels)
         ),
         "Decision curve: net benefit of acting above a threshold": figures.svg(
-            f"{name} decision", f"net benefit of {', '.join(shown)}", (5.2, 3.6), _decision(table, shown)
+            f"{name} decision", f"net benefit of {', '.join(labels)}", (5.2, 3.6), _decision(table, labels)
         ),
     }
     if survival := table.get("survival"):
-        found["Kaplan-Meier curves of the thirds of risk"] = figures.svg(
+        svgs["Kaplan-Meier curves of the thirds of risk"] = figures.svg(
             f"{name} survival", "survival of low, middle and high risk", (5.2, 3.6), _survival(survival)
         )
-    return found
+    return svgs
 
 
-def _calibration(table: Mapping[str, Any], shown: list[str]) -> Any:
+def _calibration(table: Mapping[str, Any], labels: list[str]) -> Any:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=figures.FAINT)
-        for label, color in zip(shown, figures.SERIES):
-            parts = table["rows"][label]["calibration"]
-            x, y = [part["predicted"] for part in parts], [part["observed"] for part in parts]
-            error = [
-                [part["observed"] - part["low"] for part in parts],
-                [part["high"] - part["observed"] for part in parts],
+        for label, color in zip(labels, figures.SERIES):
+            bins = table["rows"][label]["calibration"]
+            x, y = [bin_["predicted"] for bin_ in bins], [bin_["observed"] for bin_ in bins]
+            error_bars = [
+                [bin_["observed"] - bin_["low"] for bin_ in bins],
+                [bin_["high"] - bin_["observed"] for bin_ in bins],
             ]
-            axes.errorbar(x, y, error, color=color, marker="o", markersize=4, linewidth=1, label=label)
+            axes.errorbar(x, y, error_bars, color=color, marker="o", markersize=4, linewidth=1, label=label)
         axes.set_xlabel("predicted risk")
         axes.set_ylabel("observed risk")
         axes.legend(frameon=False, fontsize=8)
@@ -98,10 +98,10 @@ def _calibration(table: Mapping[str, Any], shown: list[str]) -> Any:
     return draw
 
 
-def _decision(table: Mapping[str, Any], shown: list[str]) -> Any:
+def _decision(table: Mapping[str, Any], labels: list[str]) -> Any:
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for label, color in zip(shown, figures.SERIES):
+        for label, color in zip(labels, figures.SERIES):
             points = table["rows"][label]["decision"]
             axes.plot([p["threshold"] for p in points], [p["model"] for p in points], color=color, label=label)
         axes.plot([p["threshold"] for p in points], [p["all"] for p in points], color=figures.INK, linewidth=0.8,

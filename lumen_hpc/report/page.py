@@ -15,10 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from lumen_hpc.report import costs, figures, findings, tables
-from lumen_hpc.report.baselines import ABOUT as BASELINES
+from lumen_hpc.report.baselines import BASELINES
 from lumen_hpc.report.budgets import Budget
 from lumen_hpc.report.cases import Cases
-from lumen_hpc.report.controls import ABOUT, Control, by_measure
+from lumen_hpc.report.controls import CONTROLS, Control, by_measure
 from lumen_hpc.report.controls import MEASURES as CONTROL_MEASURES
 from lumen_hpc.report.costs import Cost
 from lumen_hpc.report.criteria import Criterion
@@ -81,22 +81,24 @@ class Content:
     """True where images and texts were left out on purpose."""
 
 
-def draw(both: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Control], canaries: Sequence[Share],
-          acceptance: Acceptance | None, training: Mapping[str, Sequence[dict]]) -> dict[str, str]:  # fmt: skip
+def draw_figures(
+    result_tables: Sequence[Table], slices: Sequence[Slice], controls: Sequence[Control], canaries: Sequence[Share],
+    acceptance: Acceptance | None, training: Mapping[str, Sequence[dict]],
+) -> dict[str, str]:  # fmt: skip
     """Every figure that the run has data for, by name."""
-    models = both[0].labels
-    every = {
-        **{table.name.replace(" ", "-"): figures.headline(table, models) for table in both},
+    models = result_tables[0].labels
+    svgs = {
+        **{table.name.replace(" ", "-"): figures.headline(table, models) for table in result_tables},
         "interval-difference": figures.by_interval(slices, "difference", models),
         "interval-prediction": figures.by_interval(slices, "prediction", models),
-        "controls": figures.controlled(controls, models),
+        "controls": figures.control_panels(controls, models),
         "training": figures.training(training, models),
         "canaries": figures.shares("Judge canaries: share passed", canaries),
         "rewriting": figures.shares(
             "Rewrites: share that passed the fact check", acceptance.accepted if acceptance else ()
         ),
     }
-    return {name: svg for name, svg in every.items() if svg}
+    return {name: svg for name, svg in svgs.items() if svg}
 
 
 def template(name: str, **filters: Callable) -> Template:
@@ -125,10 +127,10 @@ def render(content: Content) -> str:
         css=css,
         js=js,
         policy=policy(css, js),
-        data=_embedded(_browser(content)),
+        data=_script_json(_browser_data(content)),
         lead=_lead(content),
         tiles=_tiles(content),
-        contents=[item for item in _CONTENTS.items() if item[0] != "gates" or content.gates or content.ceilings],
+        contents=[item for item in _SECTIONS.items() if item[0] != "gates" or content.gates or content.ceilings],
         grouped=[(key, list(group)) for key, group in groupby(content.slices, lambda each: (each.by, each.block))],
         predictors=[
             (cell.model, cell.value)
@@ -137,19 +139,19 @@ def render(content: Content) -> str:
             if (cell.block, cell.measure) == ("prediction", "change_f1") and cell.value is not None
         ],
         splits=_splits(content.counts),
-        wall=costs.wall(content.costs),
+        wall=costs.wall_seconds(content.costs),
         energy=costs.energy(content.costs),
         measures=content.tables[0].titles,
         published=tables.published,
         star=tables.star,
         baselines=BASELINES,
         counts_of=tables.counts,
-        few=_few(content),
-        ways=findings.ABOUT,
-        directions=(*findings.DIRECTIONS, findings.UNREAD),
-        control_about=ABOUT,
+        few=_small_cells(content),
+        ways=findings.WAYS,
+        directions=(*findings.DIRECTIONS, findings.NOT_READ),
+        control_titles=CONTROLS,
         control_rows=by_measure(content.controls),
-        asked_under=_asked(content.controls),
+        asked_under=_question_counts(content.controls),
         control_measures=CONTROL_MEASURES,
     )  # fmt: skip
 
@@ -167,7 +169,7 @@ def policy(css: str, js: str) -> str:
     )
 
 
-_CONTENTS = {
+_SECTIONS = {
     "results": "Results", "gates": "Gates and ceilings", "controls": "Image-reliance controls",
     "findings": "Findings", "slices": "Slices",
     "training": "Training", "language": "Language model", "costs": "Cost", "cases": "Cases", "run": "This run",
@@ -182,9 +184,9 @@ _DIAGNOSTIC_TILES = (("diagnostic", "accuracy_polarity"), ("diagnostic", "findin
 
 
 def _lead(content: Content) -> str:
-    asked = max((cell.n for table in content.tables for _, cells in table.rows for cell in cells), default=0)
+    largest_n = max((cell.n for table in content.tables for _, cells in table.rows for cell in cells), default=0)
     models = ", ".join(content.labels[model] for model, _ in content.tables[0].rows if model not in BASELINES)
-    return f"{models}: {content.cases.total} test questions, up to {asked} per number."
+    return f"{models}: {content.cases.total} test questions, up to {largest_n} per number."
 
 
 def _tiles(content: Content) -> list[dict]:
@@ -205,30 +207,30 @@ def _tiles(content: Content) -> list[dict]:
     return tiles
 
 
-def _few(content: Content) -> int:
+def _small_cells(content: Content) -> int:
     """Numbers of the tables that stand on fewer questions than `evaluate.small`."""
     cells = [cell for table in content.tables for _, cells in table.rows for cell in cells]
     return sum(cell.value is not None and cell.n < content.small for cell in cells)
 
 
-def _asked(controls: Sequence[Control]) -> dict[str, dict[tuple[str, str], int]]:
+def _question_counts(controls: Sequence[Control]) -> dict[str, dict[tuple[str, str], int]]:
     """Model → (control, measure) → the questions that it stands on."""
-    asked: dict[str, dict[tuple[str, str], int]] = {}
+    counts: dict[str, dict[tuple[str, str], int]] = {}
     for control in controls:
-        asked.setdefault(control.model, {}).update({(control.name, m): n for m, n in control.n.items()})
-    return asked
+        counts.setdefault(control.model, {}).update({(control.name, m): n for m, n in control.n.items()})
+    return counts
 
 
 def _splits(counts: Mapping) -> list[tuple[str, str, object, object]]:
     """prepare's counts of each split beside the paper's."""
     return [
-        (split, name, _shown(value["ours"]), _shown(value["paper"]))
-        for split, named in counts.get("splits", {}).items()
-        for name, value in named.items()
+        (split, name, _format_count(value["ours"]), _format_count(value["paper"]))
+        for split, counts_by_name in counts.get("splits", {}).items()
+        for name, value in counts_by_name.items()
     ]
 
 
-def _shown(value: float | int | None) -> str:
+def _format_count(value: float | int | None) -> str:
     return "–" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
 
@@ -241,7 +243,7 @@ _CASE_MEASURES = {
 }
 
 
-def _browser(content: Content) -> dict:
+def _browser_data(content: Content) -> dict:
     """What page.js reads; the last model is the one whose outcomes are shown first."""
     return {
         "rows": content.cases.rows,
@@ -251,7 +253,7 @@ def _browser(content: Content) -> dict:
     }
 
 
-def _embedded(data: object) -> str:
+def _script_json(data: object) -> str:
     """JSON that cannot end its <script> element early."""
     return orjson.dumps(data).decode().replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 

@@ -26,8 +26,7 @@ from lumen_hpc.metrics.significance import (
     wilcoxon,
 )
 from lumen_hpc.models import MODELS
-from lumen_hpc.report.baselines import ABOUT as BASELINES
-from lumen_hpc.report.baselines import REFERENCE
+from lumen_hpc.report.baselines import BASELINES, REFERENCE
 from lumen_hpc.report.identity import COMPOSED, Identity
 
 BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnostic": DIAGNOSTIC}
@@ -35,7 +34,7 @@ BLOCKS = {"difference": ("difference",), "prediction": ("prediction",), "diagnos
 _SCALES = {"judge": Scale(1.0, 10.0), "judge_expected": Scale(1.0, 10.0)}
 _BLOCK = 4096
 """Questions whose scores are written at a time."""
-_TESTED_BY = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}
+_TESTED_MEASURES = {"change_f1": "change_f1_macro", "finding_f1": "finding_f1_macro"}
 
 
 def scale_of(measure: str) -> Scale:
@@ -61,7 +60,7 @@ class Cell:
     test: Paired | None = None
     """The paper's Wilcoxon test against the principal model, with its effect size."""
     p: float | None = None
-    """Patient-level permutation test of `difference`; None until `Results.tested` has run it."""
+    """Patient-level permutation test of `difference`; None until `Results.add_tests` has run it."""
     p_holm: float | None = None
     """`p` after Holm's correction over all tests of the tables."""
 
@@ -107,8 +106,8 @@ class Results:
             model: Samples(self.questions, answers, self.reader) for model, answers in self.joined.answers.items()
         }
         for model, samples in self.samples.items():
-            unread = samples.columns["change_read"]
-            for i in np.flatnonzero((unread.whole > 0) & (unread.part == 0)):
+            readable = samples.columns["change_read"]
+            for i in np.flatnonzero((readable.whole > 0) & (readable.part == 0)):
                 kind = f"answers of {model} without a readable claim about change (they count as wrong)"
                 self.problems.add(kind, self.questions[i]["question_id"])
         self.types = np.array([row["type"] for row in self.questions], object)
@@ -127,21 +126,21 @@ class Results:
 
         Of a composed baseline, difference questions without an answer are counted as problems.
         """
-        self.samples[model] = self.scored(answers)
+        self.samples[model] = self.score(answers)
         self.joined.answers[model] = [answers.get(row["question_id"], "") for row in self.questions]
         for row in self.questions if model.endswith(COMPOSED) else ():
             if row["type"] == "difference" and row["question_id"] not in answers:
-                kind = f"difference questions without an answer of {model} (its row is over the others)"
-                self.problems.add(kind, row["question_id"])
+                problem = f"difference questions without an answer of {model} (its row is over the others)"
+                self.problems.add(problem, row["question_id"])
 
-    def scored(self, answers: dict[str, str]) -> Samples:
+    def score(self, answers: dict[str, str]) -> Samples:
         """Answers (by question id) to some of the questions, scored; measures apply to these alone."""
-        answered = np.array([row["question_id"] in answers for row in self.questions], bool)
+        is_answered = np.array([row["question_id"] in answers for row in self.questions], bool)
         samples = Samples(self.questions, [answers.get(row["question_id"], "") for row in self.questions], self.reader)
-        if answered.all():
+        if is_answered.all():
             return samples
         for name, column in samples.columns.items():
-            samples.columns[name] = Column(column.part * answered, column.whole * answered)
+            samples.columns[name] = Column(column.part * is_answered, column.whole * is_answered)
         return samples
 
     def models(self) -> list[str]:
@@ -149,9 +148,11 @@ class Results:
 
         The principal model is last, and the reference's own answers are first.
         """
-        known = [model for model in (*BASELINES, *MODELS) if model in self.samples]
-        known += [model for model in self.samples if model not in known and not model.endswith(COMPOSED)]
-        rows = [name for model in known for name in (model, model + COMPOSED) if name in self.samples]
+        ordered_models = [model for model in (*BASELINES, *MODELS) if model in self.samples]
+        ordered_models += [
+            model for model in self.samples if model not in ordered_models and not model.endswith(COMPOSED)
+        ]
+        rows = [name for model in ordered_models for name in (model, model + COMPOSED) if name in self.samples]
         return [*(name for name in rows if name != self.principal), self.principal]
 
     def run_models(self) -> list[str]:
@@ -180,31 +181,39 @@ class Results:
         where = self.where(block) if where is None else where
         column = self.column(measure, model)
         n = int((where & column.applies()).sum())
-        if measure in _TESTED_BY:
-            n = int((where & self.column(_TESTED_BY[measure], model).applies()).sum())
+        if measure in _TESTED_MEASURES:
+            n = int((where & self.column(_TESTED_MEASURES[measure], model).applies()).sum())
         cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where, scale_of(measure)))
         if not tested or model in (self.principal, REFERENCE) or cell.value is None:
             return cell
-        own, other = (self.column(_TESTED_BY.get(measure, measure), m) for m in (model, self.principal))
-        both = where & own.applies() & other.applies()
-        if not both.any():
+        own_column, principal_column = (
+            self.column(_TESTED_MEASURES.get(measure, measure), m) for m in (model, self.principal)
+        )
+        answered_by_both = where & own_column.applies() & principal_column.applies()
+        if not answered_by_both.any():
             return cell
-        test = wilcoxon(own.values()[both], other.values()[both])
+        test = wilcoxon(own_column.values()[answered_by_both], principal_column.values()[answered_by_both])
         other_column, scale = self.column(measure, self.principal), scale_of(measure)
-        difference = self.bootstrap.difference(column, other_column, both, scale)
+        difference = self.bootstrap.difference(column, other_column, answered_by_both, scale)
         return replace(cell, difference=difference, test=test)
 
-    def tested(self, cells: Sequence[Cell]) -> list[Cell]:
+    def add_tests(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells with the permutation test of each displayed difference, and Holm's correction over all of them."""
-        compared = [cell for cell in cells if cell.test]
-        p = self._permutation.p([self._contrast(cell) for cell in compared])
-        results = iter(zip(p, holm(p), strict=True))
-        return [replace(cell, p=(pair := next(results))[0], p_holm=pair[1]) if cell.test else cell for cell in cells]
+        compared_cells = [cell for cell in cells if cell.test]
+        p_values = self._permutation.p([self._contrast(cell) for cell in compared_cells])
+        results = iter(zip(p_values, holm(p_values), strict=True))
+        return [
+            replace(cell, p=(p_pair := next(results))[0], p_holm=p_pair[1]) if cell.test else cell for cell in cells
+        ]
 
     def _contrast(self, cell: Cell) -> Contrast:
-        one, other = (self.column(cell.measure, model) for model in (cell.model, self.principal))
-        own, theirs = (self.column(_TESTED_BY.get(cell.measure, cell.measure), m) for m in (cell.model, self.principal))
-        return Contrast(one, other, self.where(cell.block) & own.applies() & theirs.applies())
+        own_column, principal_column = (self.column(cell.measure, model) for model in (cell.model, self.principal))
+        own_tested, principal_tested = (
+            self.column(_TESTED_MEASURES.get(cell.measure, cell.measure), m) for m in (cell.model, self.principal)
+        )
+        return Contrast(
+            own_column, principal_column, self.where(cell.block) & own_tested.applies() & principal_tested.applies()
+        )
 
     def truth(self, i: int) -> Change | None:
         """What changed, by question i's reference; None if it is no change question or outside the grammar."""
@@ -218,8 +227,8 @@ class Results:
 
     def column(self, measure: str, model: str) -> Column:
         """A measure's column; one that applies nowhere if the model has none (an unjudged model, say)."""
-        nowhere = np.zeros(len(self.questions))
-        return self.samples[model].columns.get(measure) or Column(nowhere, nowhere)
+        zeros = np.zeros(len(self.questions))
+        return self.samples[model].columns.get(measure) or Column(zeros, zeros)
 
     def rows(self) -> Iterator[dict]:
         """The per-sample table: a row a question and model, with every measure that applies to it; no texts."""
@@ -235,21 +244,21 @@ class Results:
 
     def _add_scores(self, scores: Iterable[dict]) -> None:
         """The first judge's scores as measures `judge` and `judge_expected`, on questions judged for every model."""
-        given: dict[str, dict[str, tuple]] = {model: {} for model in self.samples}
+        scores_by_model: dict[str, dict[str, tuple]] = {model: {} for model in self.samples}
         judge = None
         for row in scores:
             judge = judge or row.get("judge")
-            if row["model"] in given and row.get("judge") == judge:
-                given[row["model"]][row["question_id"]] = row.get("score"), row.get("expected_score")
-        judged = {model: rows for model, rows in given.items() if rows}
+            if row["model"] in scores_by_model and row.get("judge") == judge:
+                scores_by_model[row["model"]][row["question_id"]] = row.get("score"), row.get("expected_score")
+        judged_models = {model: rows for model, rows in scores_by_model.items() if rows}
         ids = [row["question_id"] for row in self.questions]
-        common = np.array([all(id in rows for rows in judged.values()) for id in ids], bool)
-        for model, rows in judged.items():
-            for id, kept in zip(ids, common, strict=True):
-                if not kept:
+        is_common = np.array([all(id in rows for rows in judged_models.values()) for id in ids], bool)
+        for model, rows in judged_models.items():
+            for id, common in zip(ids, is_common, strict=True):
+                if not common:
                     self.problems.add(f"questions that were not judged for every model (of {model})", id)
             for place, measure in enumerate(("judge", "judge_expected")):
-                values = [rows[id][place] if kept else None for id, kept in zip(ids, common, strict=True)]
-                has = np.array([value is not None for value in values], float)
+                values = [rows[id][place] if common else None for id, common in zip(ids, is_common, strict=True)]
+                is_scored = np.array([value is not None for value in values], float)
                 part = np.array([value or 0.0 for value in values], float)
-                self.samples[model].columns[measure] = Column(part * has, has)
+                self.samples[model].columns[measure] = Column(part * is_scored, is_scored)

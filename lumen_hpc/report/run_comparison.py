@@ -15,7 +15,7 @@ from lumen_hpc.files import read_bytes
 from lumen_hpc.metrics.significance import Interval
 from lumen_hpc.report.results import Results, scale_of
 
-ASKED = ("question", "short_answer", "long_answer", "type")
+QUESTION_FIELDS = ("question", "short_answer", "long_answer", "type")
 """Fields in which a question must be the same in both runs, so that its answers may be compared."""
 Place = tuple[str, str, str]
 """Block, measure, model."""
@@ -64,39 +64,41 @@ def differences(first: RunResults, other: RunResults, places: Iterable[Place], s
     shared = {
         id_: row
         for id_, row in first.questions.items()
-        if (same := other.questions.get(id_)) and all(row.get(key) == same.get(key) for key in ASKED)
+        if (other_question := other.questions.get(id_))
+        and all(row.get(key) == other_question.get(key) for key in QUESTION_FIELDS)
     }
     models = [model for model in first.models if model in other.models]
     if not shared or not models:
         return Differences(0)
-    names = [f"{side}/{model}" for side in ("first", "other") for model in models]
+    model_names = [f"{side}/{model}" for side in ("first", "other") for model in models]
     try:
         results = Results(
             [dict(row) for row in shared.values()],
-            _renamed(first.answers, "first", shared) + _renamed(other.answers, "other", shared),
-            _renamed(_tabled(first.scores), "first", shared) + _renamed(_tabled(other.scores), "other", shared),
+            _with_side(first.answers, "first", shared) + _with_side(other.answers, "other", shared),
+            _with_side(_first_judge_rows(first.scores), "first", shared)
+            + _with_side(_first_judge_rows(other.scores), "other", shared),
             settings,
             0,
-            models=names,
+            models=model_names,
         )
     except UserError:  # no question that every model of both has answered
         return Differences(0)
-    found = {}
+    intervals = {}
     for block, measure, model in places:
         pair = f"other/{model}", f"first/{model}"
         if model in models and all(measure in results.samples[name].columns for name in pair):
-            one, two = (results.column(measure, name) for name in pair)
-            found[block, measure, model] = results.bootstrap.difference(
-                one, two, results.where(block), scale_of(measure)
+            other_column, first_column = (results.column(measure, name) for name in pair)
+            intervals[block, measure, model] = results.bootstrap.difference(
+                other_column, first_column, results.where(block), scale_of(measure)
             )
-    return Differences(len(results.questions), found)
+    return Differences(len(results.questions), intervals)
 
 
-def _tabled(scores: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _first_judge_rows(scores: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Those of the run's first judge, which its tables show; a second one may be the other run's first."""
     return [row for row in scores if row.get("judge") == scores[0].get("judge")]
 
 
-def _renamed(rows: Sequence[Mapping[str, Any]], side: str, shared: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _with_side(rows: Sequence[Mapping[str, Any]], side: str, shared: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Rows about shared questions, with the run in the model's name."""
     return [{**row, "model": f"{side}/{row['model']}"} for row in rows if row["question_id"] in shared]

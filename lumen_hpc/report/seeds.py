@@ -56,41 +56,46 @@ def spreads(results: Results, repeats: Mapping[str, Sequence[dict]]) -> list[Spr
     columns: dict[str, list[dict[str, Column]]] = {}
     for name, rows in repeats.items():
         model = compared(name).name
-        plain = {row["question_id"]: row["answer"] for row in rows if not row.get("control")}
-        columns.setdefault(model, []).append(results.scored(plain).columns)
+        answers = {row["question_id"]: row["answer"] for row in rows if not row.get("control")}
+        columns.setdefault(model, []).append(results.score(answers).columns)
         if texts := composed.answers(rows, results.reader):
-            columns.setdefault(model + COMPOSED, []).append(results.scored(texts).columns)
+            columns.setdefault(model + COMPOSED, []).append(results.score(texts).columns)
     nowhere = Column(np.zeros(len(results.questions)), np.zeros(len(results.questions)))
-    found = []
+    result = []
     for model in (model for model in results.models() if model in columns):
         for block, measures in MEASURES.items():
             where = results.where(block)
             for measure in measures:
-                every = [results.column(measure, model), *(each.get(measure, nowhere) for each in columns[model])]
-                values = [value for each in every if (value := each.mean(where)) is not None]
+                training_columns = [
+                    results.column(measure, model),
+                    *(each.get(measure, nowhere) for each in columns[model]),
+                ]
+                values = [value for each in training_columns if (value := each.mean(where)) is not None]
                 if len(values) > 1:
-                    found.append(Spread(model, block, measure, tuple(values)))
-    return found
+                    result.append(Spread(model, block, measure, tuple(values)))
+    return result
 
 
-def markdown(found: Sequence[Spread], labels: Mapping[str, str]) -> str:
+def markdown(measure_spreads: Sequence[Spread], labels: Mapping[str, str]) -> str:
     """The spreads as a table; empty where no model was trained twice."""
-    if not found:
+    if not measure_spreads:
         return ""
-    head = ("model", "questions", "measure", "trainings", "mean", "standard deviation", "lowest", "highest")
-    lines = ["## Between trainings", "", markdown_row(head), markdown_row(["---"] * len(head))]
-    for each in found:
-        numbers = (each.mean, each.deviation, min(each.values), max(each.values))
-        lines.append(markdown_row([labels.get(each.model, each.model), each.block, each.measure, str(len(each.values)),
-                           *(f"{number:.3f}" for number in numbers)]))  # fmt: skip
+    header = ("model", "questions", "measure", "trainings", "mean", "standard deviation", "lowest", "highest")
+    lines = ["## Between trainings", "", markdown_row(header), markdown_row(["---"] * len(header))]
+    for spread in measure_spreads:
+        numbers = (spread.mean, spread.deviation, min(spread.values), max(spread.values))
+        cells = [labels.get(spread.model, spread.model), spread.block, spread.measure, str(len(spread.values))]
+        lines.append(markdown_row([*cells, *(f"{number:.3f}" for number in numbers)]))
     return "\n".join(lines)
 
 
-def comma_separated(found: Sequence[Spread]) -> str:
+def comma_separated(measure_spreads: Sequence[Spread]) -> str:
     """One line a measure and training."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["model", "block", "measure", "training", "value"])
-    for each in found:
-        writer.writerows([each.model, each.block, each.measure, k, value] for k, value in enumerate(each.values))
+    for spread in measure_spreads:
+        writer.writerows(
+            [spread.model, spread.block, spread.measure, k, value] for k, value in enumerate(spread.values)
+        )
     return stream.getvalue()

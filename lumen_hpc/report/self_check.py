@@ -25,8 +25,8 @@ class SelfCheck:
         if not self.pairs:
             return "The text scores of this run were not checked against nltk and rouge-score."
         greatest = max(self.bleu4, self.rouge_l)
-        shown = "0" if greatest <= TOLERANCE else f"{greatest:.2g}"
-        return f"{self.pairs:,} pairs of this run were scored by nltk and rouge-score too: greatest difference {shown}."
+        text = "0" if greatest <= TOLERANCE else f"{greatest:.2g}"
+        return f"{self.pairs:,} pairs of this run were scored by nltk and rouge-score too: greatest difference {text}."
 
 
 def self_check(answers: Mapping[str, Sequence[str]], references: Sequence[str], count: int, seed: int) -> SelfCheck:
@@ -39,17 +39,17 @@ def self_check(answers: Mapping[str, Sequence[str]], references: Sequence[str], 
 
     pairs = [(text, references[i]) for texts in answers.values() for i, text in enumerate(texts) if references[i]]
     order = np.random.default_rng(seed).permutation(len(pairs))[:count]
-    chosen = [pairs[i] for i in order]
-    if not chosen:
+    sample = [pairs[i] for i in order]
+    if not sample:
         return SelfCheck(0, 0.0, 0.0)
-    ours = lexical(*map(list, zip(*chosen, strict=True)))
+    ours = lexical(*map(list, zip(*sample, strict=True)))
     smooth, scorer = SmoothingFunction().method1, RougeScorer(["rougeL"])
-    bleu = [sentence_bleu([reference.split()], text.split(), smoothing_function=smooth) for text, reference in chosen]
-    rouge = [scorer.score(reference, text)["rougeL"].fmeasure for text, reference in chosen]
-    found = SelfCheck(len(chosen), float(np.abs(ours.bleu4 - bleu).max()), float(np.abs(ours.rouge_l - rouge).max()))
-    if max(found.bleu4, found.rouge_l) > TOLERANCE:
+    bleu = [sentence_bleu([reference.split()], text.split(), smoothing_function=smooth) for text, reference in sample]
+    rouge = [scorer.score(reference, text)["rougeL"].fmeasure for text, reference in sample]
+    check = SelfCheck(len(sample), float(np.abs(ours.bleu4 - bleu).max()), float(np.abs(ours.rouge_l - rouge).max()))
+    if max(check.bleu4, check.rouge_l) > TOLERANCE:
         raise UserError(
-            f"evaluate's own scores differ from the peers' on pairs of this run: BLEU-4 by {found.bleu4:.3g} from "
-            f"nltk, ROUGE-L by {found.rouge_l:.3g} from rouge-score; the tables were not written"
+            f"evaluate's own scores differ from the peers' on pairs of this run: BLEU-4 by {check.bleu4:.3g} from "
+            f"nltk, ROUGE-L by {check.rouge_l:.3g} from rouge-score; the tables were not written"
         )
-    return found
+    return check

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from lumen_hpc.metrics.measures import MEASURES as DEFINITIONS
-from lumen_hpc.report.baselines import ABOUT as BASELINES
+from lumen_hpc.report.baselines import BASELINES
 from lumen_hpc.report.identity import COMPOSED
 from lumen_hpc.report.results import BLOCKS, Cell, Results
 
@@ -77,12 +77,14 @@ class Table:
 def tables(results: Results) -> list[Table]:
     """Tables 1 and 2, of those that the test questions fill; Holm's correction runs over the tests of both."""
     models = results.models()
-    spots = [(name, model, *column) for name, (_, columns) in _LAYOUT.items() for model in models for column in columns]
-    cells = results.tested([results.cell(block, measure, model, tested=True) for _, model, block, measure in spots])
-    found = dict(zip(spots, cells, strict=True))
+    places = [
+        (name, model, *column) for name, (_, columns) in _LAYOUT.items() for model in models for column in columns
+    ]
+    cells = results.add_tests([results.cell(block, measure, model, tested=True) for _, model, block, measure in places])
+    cells_by_place = dict(zip(places, cells, strict=True))
     result = []
     for name, (title, columns) in _LAYOUT.items():
-        rows = [(model, tuple(found[name, model, *column] for column in columns)) for model in models]
+        rows = [(model, tuple(cells_by_place[name, model, *column] for column in columns)) for model in models]
         rows = [row for row in rows if any(cell.value is not None for cell in row[1])]
         if rows:
             result.append(Table(name, title, tuple(columns), tuple(rows), results.settings.alpha, results.labels(),
@@ -99,9 +101,9 @@ def notes(results: Results) -> list[str]:
     """What a reader of the tables must know: the sample behind each number, and what was left out."""
     settings = results.settings
     percent = f"{100 * settings.confidence:g} %"
-    missing = [f"The test set has no {block} question." for block in BLOCKS if not results.where(block).any()]
+    empty_blocks = [f"The test set has no {block} question." for block in BLOCKS if not results.where(block).any()]
     lines = [
-        *missing,
+        *empty_blocks,
         f"{len(results.questions)} questions of {results.patients} patients, the same for every model; n is the number "
         "of questions in a row, several where its columns differ.",
         f"In brackets: {percent} percentile bootstrap over patients, {settings.bootstrap} resamples.",
@@ -130,7 +132,7 @@ def notes(results: Results) -> list[str]:
             "model fine-tuned on single images never saw that grammar, so its score on difference questions is one of "
             "form. No rule stands in for prediction."
         )
-    lines += [f"{each.label}: {each.about}." for name, each in BASELINES.items() if name in results.samples]
+    lines += [f"{baseline.label}: {baseline.about}." for name, baseline in BASELINES.items() if name in results.samples]
     return lines + [f"Irregular: {line}." for line in results.problems.lines()]
 
 
@@ -161,14 +163,14 @@ def markdown(tables: Sequence[Table], notes: Sequence[str], *more: str) -> str:
     """
     parts = []
     for table in tables:
-        head = ["model", "n"]
+        header = ["model", "n"]
         for block, measure in table.columns:
-            head += [f"{block}: {table.titles[measure]}", *(["published"] if table.comparable else [])]
+            header += [f"{block}: {table.titles[measure]}", *(["published"] if table.comparable else [])]
         lines = [
             f"## {table.name.capitalize()}. {table.title}",
             "",
-            markdown_row(head),
-            markdown_row(["---"] * len(head)),
+            markdown_row(header),
+            markdown_row(["---"] * len(header)),
         ]
         for model, cells in table.rows:
             row = [table.labels[model], counts(cells)]
@@ -184,12 +186,12 @@ def markdown(tables: Sequence[Table], notes: Sequence[str], *more: str) -> str:
 def _differences(table: Table) -> str:
     """The table of differences from the principal model, the quantity that the stars are about."""
     principal = table.labels[table.rows[-1][0]]
-    head = ["model", *(f"{block}: {table.titles[measure]}" for block, measure in table.columns)]
+    header = ["model", *(f"{block}: {table.titles[measure]}" for block, measure in table.columns)]
     lines = [
         f"Difference from {principal} on the questions that both answered:",
         "",
-        markdown_row(head),
-        markdown_row(["---"] * len(head)),
+        markdown_row(header),
+        markdown_row(["---"] * len(header)),
     ]
     for model, cells in table.rows[:-1]:
         if any(cell.difference for cell in cells):
@@ -233,9 +235,9 @@ def latex(tables: Sequence[Table]) -> str:
     """Each table as a `tabular` (packages: booktabs), the published numbers in a row under ours."""
     parts = []
     for table in tables:
-        head = " & ".join(["model", *(_tex(f"{block}: {table.titles[measure]}") for block, measure in table.columns)])
+        header = " & ".join(["model", *(_tex(f"{block}: {table.titles[measure]}") for block, measure in table.columns)])
         lines = [rf"% {table.name}: {table.title}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule",
-                 rf"{head} \\", r"\midrule"]  # fmt: skip
+                 rf"{header} \\", r"\midrule"]  # fmt: skip
         for model, cells in table.rows:
             lines.append(
                 " & ".join([_tex(table.labels[model]), *(_latex(cell, table.alpha) for cell in cells)]) + r" \\"
@@ -272,5 +274,5 @@ def _number(value: float | None) -> str:
 
 def markdown_row(cells: Sequence[str]) -> str:
     """A row of a Markdown table; a bar in a cell would begin another one, and a bracket a tag."""
-    plain = (" ".join(cell.split("\n")).replace("|", r"\|").replace("<", "&lt;") for cell in cells)
-    return "| " + " | ".join(plain) + " |"
+    escaped = (" ".join(cell.split("\n")).replace("|", r"\|").replace("<", "&lt;") for cell in cells)
+    return "| " + " | ".join(escaped) + " |"

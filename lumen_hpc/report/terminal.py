@@ -14,16 +14,16 @@ def show(path: Path, console: Console) -> None:
     with path.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     for name in dict.fromkeys(row["table"] for row in rows):
-        of_table = [row for row in rows if row["table"] == name]
-        columns = list(dict.fromkeys((row["block"], row["measure"]) for row in of_table))
-        view = Table(title=name, title_justify="left", box=None, pad_edge=False)
-        view.add_column("model")
+        table_rows = [row for row in rows if row["table"] == name]
+        columns = list(dict.fromkeys((row["block"], row["measure"]) for row in table_rows))
+        table = Table(title=name, title_justify="left", box=None, pad_edge=False)
+        table.add_column("model")
         for block, measure in columns:
-            view.add_column(f"{block}\n{measure.replace('_', ' ')}", justify="right")
-        for model in dict.fromkeys(row["model"] for row in of_table):
-            cells = {(row["block"], row["measure"]): _cell(row) for row in of_table if row["model"] == model}
-            view.add_row(model, *(cells.get(column, "") for column in columns))
-        console.print(view)
+            table.add_column(f"{block}\n{measure.replace('_', ' ')}", justify="right")
+        for model in dict.fromkeys(row["model"] for row in table_rows):
+            cells = {(row["block"], row["measure"]): _cell(row) for row in table_rows if row["model"] == model}
+            table.add_row(model, *(cells.get(column, "") for column in columns))
+        console.print(table)
 
 
 def _cell(row: dict[str, str]) -> str:

@@ -32,26 +32,28 @@ def _data(outcomes: Tables, counts: Mapping[str, Any], settings: Settings) -> It
     yield "5a", "Data: source", f"{source}, {counts['patients']} patients, {counts['studies']} studies"
     yield "5b", "Data: dates", "shifted by one amount a patient; intervals are true"
     yield "6b", "Participants: eligibility", "each patient's last study with a known value of the outcome"
-    faults = _listed({kind: count for kind, count in counts["faults"].items() if count})
+    faults = _comma_separated({kind: count for kind, count in counts["faults"].items() if count})
     yield "7", "Data preparation", f"named and counted, never dropped in silence: {faults or 'no faults'}"
     yield "8a", "Outcome", "; ".join(OUTCOMES[name] for name in outcomes)
-    images, lines = settings.instruct.max_images, ", ".join(settings.instruct.clinical) or "nothing"
-    inputs = f"up to {images} images; lines of {lines}; the panel has {len(PANEL)} laboratory values"
+    max_images, clinical_lines = settings.instruct.max_images, ", ".join(settings.instruct.clinical) or "nothing"
+    inputs = f"up to {max_images} images; lines of {clinical_lines}; the panel has {len(PANEL)} laboratory values"
     yield "9a", "Predictors", f"{inputs}; nothing recorded or known after the study"
     sizes = [
         f"{name}: {t['train']} to learn, {t['val']} to recalibrate, {t['patients']} to test, {t['events']} events there"
         for name, t in outcomes.items()
     ]
     yield "10", "Sample size", "; ".join(sizes)
-    missing = [f"{name} unknown: {_unknown(counts['outcomes'][name])}" for name in outcomes]
-    handled = "A missing laboratory value is not in the prompt; rivals impute the training median and say so, or split"
-    yield "11", "Missing data", f"{'; '.join(missing)}. {handled}"
+    unknown_counts = [f"{name} unknown: {_unknown_counts(counts['outcomes'][name])}" for name in outcomes]
+    imputation = (
+        "A missing laboratory value is not in the prompt; rivals impute the training median and say so, or split"
+    )
+    yield "11", "Missing data", f"{'; '.join(unknown_counts)}. {imputation}"
 
 
 def _methods(settings: Settings) -> Iterator[Item]:
     train, evaluate = settings.train, settings.evaluate
-    built = f"{train.steps or 'all'} steps, learning rate {train.learning_rate}, seed {settings.seed}"
-    yield "12c", "Analysis: model building", f"{built}; rivals take their one free setting from val"
+    model_building = f"{train.steps or 'all'} steps, learning rate {train.learning_rate}, seed {settings.seed}"
+    yield "12c", "Analysis: model building", f"{model_building}; rivals take their one free setting from val"
     yield (
         "12d",
         "Analysis: heterogeneity",
@@ -65,25 +67,35 @@ def _methods(settings: Settings) -> Iterator[Item]:
 
 
 def _results(outcomes: Tables, settings: Settings) -> Iterator[Item]:
-    judged = {name: table for name, table in outcomes.items() if "rows" in table}
-    gaps = [_gap(name, table) for name, table in judged.items()]
+    judged_tables = {name: table for name, table in outcomes.items() if "rows" in table}
+    gaps = [_gap(name, table) for name, table in judged_tables.items()]
     yield "14", "Fairness", "; ".join(gaps) or "nothing was judged"
     yield "15", "Model output", "the model's own probability of yes over yes and no at its answer's first token"
-    shared = settings.prepare.patient_overlap == "allow"
-    splits = "a patient may be in more than one" if shared else "splits are by patient; train, val and test share none"
+    overlap_allowed = settings.prepare.patient_overlap == "allow"
+    splits = (
+        "a patient may be in more than one"
+        if overlap_allowed
+        else "splits are by patient; train, val and test share none"
+    )
     yield "16", "Training against evaluation", splits
     yield "18f", "Code", "the run's folder holds the code, settings and package versions that made it"
     shares = [f"{name}: {t['events'] / max(t['patients'], 1):.1%} of the test patients" for name, t in outcomes.items()]
     yield "20b", "Participants: outcomes", "; ".join(shares)
-    yield "23a", "Performance", "; ".join(_best(name, table) for name, table in judged.items()) or "nothing was judged"
+    yield (
+        "23a",
+        "Performance",
+        "; ".join(_best(name, table) for name, table in judged_tables.items()) or "nothing was judged",
+    )
 
 
-def _listed(counted: Mapping[str, int]) -> str:
-    return ", ".join(f"{kind} {count}" for kind, count in counted.items())
+def _comma_separated(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
-def _unknown(counted: Mapping[str, int]) -> str:
-    return _listed({reason: count for reason, count in counted.items() if reason not in ("yes", "no")}) or "none"
+def _unknown_counts(counts: Mapping[str, int]) -> str:
+    return (
+        _comma_separated({reason: count for reason, count in counts.items() if reason not in ("yes", "no")}) or "none"
+    )
 
 
 def _best(name: str, table: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from lumen_hpc.outcomes.features import Cohort
 from lumen_hpc.outcomes.panel import PANEL
 
 
-def drawn(count: int, studies: int, effect: float, seed: int = 3) -> tuple[list[severity.Known], np.ndarray]:
+def drawn(count: int, studies: int, effect: float, seed: int = 3) -> tuple[list[severity.Knowledge], np.ndarray]:
     """Studies with their outcome, drawn as the phantoms' tables draw them."""
     rng = np.random.default_rng(seed)
     known, outcome = [], []
@@ -27,12 +27,12 @@ def drawn(count: int, studies: int, effect: float, seed: int = 3) -> tuple[list[
             for name, marker in severity.MARKERS.items()
             if rng.random() < 0.8
         }
-        known.append(severity.Known(age, tuple(burdens), labs))
+        known.append(severity.Knowledge(age, tuple(burdens), labs))
         outcome.append(rng.random() < severity.sigmoid(severity.logit(age, s, trend, effect)))
     return known, np.array(outcome)
 
 
-def cohort(count: int, effect: float, seed: int, sight: float = 0.3) -> tuple[Cohort, list[severity.Known]]:
+def cohort(count: int, effect: float, seed: int, sight: float = 0.3) -> tuple[Cohort, list[severity.Knowledge]]:
     """Samples of `count` patients with three studies each, and what the oracles know of them.
 
     `sight` is the noise with which the experts see a study's burden.

@@ -10,7 +10,7 @@ import pytest
 
 from lumen_hpc.outcomes import outcomes as rules
 from lumen_hpc.outcomes.faults import Faults
-from lumen_hpc.outcomes.histories import Admission, History, Period, _look_at
+from lumen_hpc.outcomes.histories import Admission, History, Period, _sort_and_check
 from lumen_hpc.outcomes.outcomes import Study, outcomes_of
 from lumen_hpc.outcomes.state import state_of
 
@@ -35,23 +35,25 @@ def drawn(rng: random.Random) -> tuple[History, Study]:
         history.intubations.append(T + rng.choice((-12, 0, 24, 48, 60)) * HOUR)
     if rng.random() < 0.5:
         history.dod = (T + rng.choice(DAYS) * DAY).date()
-    history.untimed = {kind for kind in ("death", "icu", "ventilation") if rng.random() < 0.1}
-    _look_at(history, Faults())
+    history.untimed_events = {kind for kind in ("death", "icu", "ventilation") if rng.random() < 0.1}
+    _sort_and_check(history, Faults())
     return history, Study(70, 7, "test", T if rng.random() < 0.9 else datetime(2150, 3, 10), rng.random() < 0.9)
 
 
 def expected(h: History, study: Study) -> dict[str, Any]:
     """Outcome → its value, or the reason why it is unknown."""
     t, today = study.at, study.at.date()
-    deaths = sorted(stay.died for stay in h.admissions if stay.died)
+    deaths = sorted(stay.died_at for stay in h.admissions if stay.died_at)
     death = deaths[0].date() if deaths else h.dod
-    back = death is not None and any(stay.admitted.date() - death > DAY for stay in h.admissions)
+    back = death is not None and any(stay.admitted_at.date() - death > DAY for stay in h.admissions)
     over = death is not None and not back and (death < today or bool(study.has_clock and deaths and deaths[0] <= t))
-    late = rules.NO_PATIENT if not h.known else rules.DEAD if over else ""
+    late = rules.NO_PATIENT if not h.known else rules.AFTER_DEATH if over else ""
     found: dict[str, Any] = {}
-    unknown = late or (rules.DENIED if back else rules.UNTIMED if "death" in h.untimed and death is None else "")
+    unknown = late or (
+        rules.DEATH_CONTRADICTED if back else rules.UNTIMED if "death" in h.untimed_events and death is None else ""
+    )
     unknown = unknown or ("" if h.admissions else rules.NO_FOLLOW_UP)
-    last = max((stay.discharged for stay in h.admissions), default=T).date() + 365 * DAY
+    last = max((stay.discharged_at for stay in h.admissions), default=T).date() + 365 * DAY
     for days in (30, 365):
         short = rules.TOO_SHORT if last < today + days * DAY else ""
         found[f"death_{days}d"] = unknown or short or (death is not None and (death - today).days <= days)
@@ -59,24 +61,26 @@ def expected(h: History, study: Study) -> dict[str, Any]:
     left = ((death if died and death else last) - today).days
     found["survival"] = unknown or (rules.TOO_SHORT if left < 0 else {"days": left, "died": died})
     stays = [
-        stay for stay in h.admissions if min(stay.registered or stay.admitted, stay.admitted) <= t < stay.discharged
+        stay
+        for stay in h.admissions
+        if min(stay.registered_at or stay.admitted_at, stay.admitted_at) <= t < stay.discharged_at
     ]
     unknown = late or ("" if study.has_clock else rules.NO_CLOCK) or ("" if stays else rules.NO_STAY)
-    stay = max(stays, key=lambda stay: (stay.admitted, stay.discharged, stay.hadm_id), default=None)
+    stay = max(stays, key=lambda stay: (stay.admitted_at, stay.discharged_at, stay.hadm_id), default=None)
     if unknown or stay is None:
         return {**found, **{name: unknown for name in rules.OUTCOMES if name not in found}}
-    begin = min(stay.registered or stay.admitted, stay.admitted)
-    died = stay.died is not None or any(begin <= moment <= stay.discharged for moment in deaths)
-    denied = rules.DENIED if died and back else ""
+    begin = min(stay.registered_at or stay.admitted_at, stay.admitted_at)
+    died = stay.died_at is not None or any(begin <= moment <= stay.discharged_at for moment in deaths)
+    denied = rules.DEATH_CONTRADICTED if died and back else ""
     found["in_hospital_death"] = denied or died
-    found["discharge_72h"] = denied or (not died and stay.discharged - t <= 72 * HOUR)
-    found["remaining_days"] = round((stay.discharged - t) / DAY, 3)
+    found["discharge_72h"] = denied or (not died and stay.discharged_at - t <= 72 * HOUR)
+    found["remaining_days"] = round((stay.discharged_at - t) / DAY, 3)
     tubes = [span.begin for span in h.ventilation] + h.intubations
     for name, spans, begins, there in (
         ("icu", h.icu, [span.begin for span in h.icu], rules.IN_ICU),
         ("ventilation", h.ventilation, tubes, rules.VENTILATED),
     ):
-        unknown = rules.UNTIMED if name in h.untimed else ""
+        unknown = rules.UNTIMED if name in h.untimed_events else ""
         unknown = there if any(span.begin <= t < span.end for span in spans) else unknown
         for hours in (24, 48):
             found[f"{name}_{hours}h"] = unknown or any(0 * HOUR < one - t <= hours * HOUR for one in begins)
@@ -102,7 +106,7 @@ def test_a_place_is_one_where_the_patient_is_and_the_hours_are_since_the_last_en
     for _ in range(300):
         history, study = drawn(rng)
         state = state_of(history, study.at, {})
-        stays = [Period(stay.admitted, stay.discharged) for stay in history.admissions]
+        stays = [Period(stay.admitted_at, stay.discharged_at) for stay in history.admissions]
         hours = {
             place: (study.at - max(begins)) / HOUR
             for place, spans in (("icu", history.icu), ("hospital", stays), ("ed", history.ed))

@@ -15,7 +15,7 @@ import pytest
 from lumen_hpc.config import resolve
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.outcomes import evaluation
-from lumen_hpc.outcomes.features import _before, cohort, last_studies
+from lumen_hpc.outcomes.features import _prior_studies, cohort, last_studies
 from lumen_hpc.outcomes.questions import SHUFFLED
 from lumen_hpc.report import outcomes_page
 from tests.outcomes.test_phantom_tables import run
@@ -90,7 +90,7 @@ def test_experts_of_a_study_that_is_not_known_to_be_earlier_are_no_rivals(tmp_pa
     taken = {5: "2150-01-09T08:00:00", 3: "2150-01-10", 4: "2150-01-10T08:00:00", 2: "2150-01-10T09:00:00"}
     path = tmp_path / "studies.jsonl"
     path.write_bytes(b"".join(orjson.dumps({"study_id": study, "subject_id": 1}) + b"\n" for study in taken))
-    assert _before(path, taken) == {5: [0, 0], 3: [5, 0], 4: [5, 0], 2: [4, 5]}
+    assert _prior_studies(path, taken) == {5: [0, 0], 3: [5, 0], 4: [5, 0], 2: [4, 5]}
 
 
 def test_the_page_shows_every_row_and_fills_tripod_s_items(folder: Path, found: dict[str, Any]) -> None:

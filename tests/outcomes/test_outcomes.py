@@ -50,10 +50,10 @@ def test_a_known_outcome_has_its_value(read_small: Small, case: str, outcome: st
 @pytest.mark.parametrize(
     ("case", "outcome", "reason"),
     [
-        ("dod before the study", "death_30d", rules.DEAD),
-        ("dod before the study", "icu_24h", rules.DEAD),
-        ("dod before a later stay", "death_30d", rules.DENIED),
-        ("dod before a later stay", "survival", rules.DENIED),
+        ("dod before the study", "death_30d", rules.AFTER_DEATH),
+        ("dod before the study", "icu_24h", rules.AFTER_DEATH),
+        ("dod before a later stay", "death_30d", rules.DEATH_CONTRADICTED),
+        ("dod before a later stay", "survival", rules.DEATH_CONTRADICTED),
         ("no admission", "in_hospital_death", rules.NO_STAY),
         ("no admission", "death_365d", rules.NO_FOLLOW_UP),
         ("in icu", "icu_48h", rules.IN_ICU),

@@ -129,8 +129,8 @@ def test_each_variant_withholds_what_it_says(tmp_path: Path) -> None:
 
 def test_a_line_is_written_only_where_the_findings_of_every_image_are_noted() -> None:
     sources = Sources.join([], [], findings={"1": {"edema": {}}, "2": {}})
-    assert questions._line(sources, [{"study_id": 1}, {"study_id": 2}])[0]
-    assert questions._line(sources, [{"study_id": 1}, {"study_id": 3}]) == ("", ())
+    assert questions._findings_line(sources, [{"study_id": 1}, {"study_id": 2}])[0]
+    assert questions._findings_line(sources, [{"study_id": 1}, {"study_id": 3}]) == ("", ())
 
 
 def test_shuffled_images_are_another_test_patient_s_and_so_are_the_experts(tmp_path: Path) -> None:

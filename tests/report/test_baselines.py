@@ -6,7 +6,7 @@ import pytest
 
 from lumen_hpc.data.diff_vqa import parse_difference
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.report.baselines import ABOUT, answers, interval, narrowed
+from lumen_hpc.report.baselines import BASELINES, answers, interval, narrow
 from tests.report import pretend
 
 
@@ -36,13 +36,13 @@ def test_narrowed_training_records_teach_the_same_and_hold_no_more_than_is_read(
     learned += [
         row(f"m{k}", "difference", WHAT, NEW, ref_study_id="r", interval_days=k, subject_id=1) for k in range(3)
     ]
-    narrow = narrowed(iter(learned))
-    assert narrow == [{key: each[key] for key in narrow[0]} for each in learned]
-    assert {type(each["interval_days"]) for each in narrow} == {type(None), int}, "1 day is not True"
-    assert not narrow[0].keys() & {"question_id", "long_answer", "sizes"}
+    narrow_rows = narrow(iter(learned))
+    assert narrow_rows == [{key: each[key] for key in narrow_rows[0]} for each in learned]
+    assert {type(each["interval_days"]) for each in narrow_rows} == {type(None), int}, "1 day is not True"
+    assert not narrow_rows[0].keys() & {"question_id", "long_answer", "sizes"}
     asked = [row("q", "presence", "is there edema?", "yes"), row("d", "difference", WHAT, NEW, ref_study_id="r")]
     studies = {"r": {"edema": {"level": "mild"}}}
-    assert answers(asked, narrow, studies, {}) == answers(asked, learned, studies, {})
+    assert answers(asked, narrow_rows, studies, {}) == answers(asked, learned, studies, {})
 
 
 def test_question_only_knows_how_far_ahead_a_prediction_is():
@@ -90,7 +90,7 @@ def rows(written):
 
 
 def test_every_baseline_is_a_row_of_the_tables_and_compared_with_the_principal_model(rows):
-    for name in ABOUT:
+    for name in BASELINES:
         assert ("difference", "change_f1", name) in rows
     assert float(rows["difference", "change_f1", "reference"]["value"]) == 1
     assert rows["difference", "change_f1", "reference"]["p"] == ""

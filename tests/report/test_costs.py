@@ -41,7 +41,7 @@ def test_slurms_account_knows_when_a_task_was_killed_its_energy_and_its_memory()
     accounted = {"7_0": Usage("NODE_FAIL", 0, 60, 3 * 2**30, 7.2e6), "8_0": Usage("COMPLETED", 0, 20, None, 1.8e6)}
     (cost,) = costs.costs({"experts": logs}, accounted)
     assert (cost.wasted_seconds, cost.joules, cost.peak_bytes) == (60 + 4, 9e6, 3 * 2**30)
-    assert costs.energy([cost]) == 9e6 and costs.wall([cost]) == 520
+    assert costs.energy([cost]) == 9e6 and costs.wall_seconds([cost]) == 520
     (cost,) = costs.costs({"experts": logs})
     assert (cost.wasted_seconds, cost.joules) == (500 + 4, None), "without an account it counts until its successor"
 

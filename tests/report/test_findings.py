@@ -48,7 +48,7 @@ def _found(results, way: str, finding: str, **options) -> findings.Detection:
 
 
 def test_a_finding_that_was_asked_for_is_right_where_the_answer_agrees(results):
-    edema = _found(results, findings.ASKED, "edema")
+    edema = _found(results, findings.ASKED_FOR, "edema")
     assert (edema.sensitivity.n, edema.sensitivity.value) == (2, 0.5)
     # The answer about the heart says nothing of edema: it is wrong.
     assert (edema.specificity.n, edema.specificity.value) == (2, 0.5)

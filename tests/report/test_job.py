@@ -81,16 +81,16 @@ def test_it_writes_the_report_with_the_digest_of_each_file(run):
 
 
 def test_radiographs_of_either_kind_are_shown_and_a_broken_file_is_not(run, tmp_path):
-    from jobs.evaluate import picture
+    from jobs.evaluate import read_grey_levels
 
     folder = run.path("prepare") / "phantom"
     dicom, jpeg = next(folder.rglob("*.dcm")), next(folder.rglob("*.jpg"))
     for path in (dicom, jpeg):
-        pixels = picture(str(path))
+        pixels = read_grey_levels(str(path))
         assert pixels.shape == (64, 64) and pixels.dtype == "uint8" and pixels.max() > 100
     corrupt = tmp_path / "broken.jpg"
     corrupt.write_bytes(b"no picture")
-    assert picture(str(corrupt)) is None and picture(str(tmp_path / "missing.jpg")) is None
+    assert read_grey_levels(str(corrupt)) is None and read_grey_levels(str(tmp_path / "missing.jpg")) is None
 
 
 def test_a_demo_below_its_gates_writes_its_report_and_fails_by_name(run):

@@ -36,7 +36,7 @@ def test_rules_and_model_side_by_side_show_sentences_only_where_texts_are_allowe
          "verified": [{"rules": rules, "model": model} | ({"sentence": f"Sentence {i}."} if rules != model else {})]}
         for i, (rules, model) in enumerate(verdicts)
     ]  # fmt: skip
-    found = language_checks.acceptance(rows, texts=True).verified
+    found = language_checks.acceptance(rows, texts=True).verification
     assert (found.both, found.neither, found.model_alone, found.rules_alone) == (1, 1, 1, 2)
     assert (found.disagreement.k, found.disagreement.n) == (3, 5)
     assert found.examples == (
@@ -44,5 +44,5 @@ def test_rules_and_model_side_by_side_show_sentences_only_where_texts_are_allowe
         ("presence", "rules", "Sentence 3."),
         ("presence", "rules", "Sentence 4."),
     )
-    assert language_checks.acceptance(rows).verified.examples == ()
-    assert language_checks.acceptance([row | {"verified": []} for row in rows]).verified is None
+    assert language_checks.acceptance(rows).verification.examples == ()
+    assert language_checks.acceptance([row | {"verified": []} for row in rows]).verification is None

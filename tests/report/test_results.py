@@ -296,7 +296,11 @@ def test_a_model_has_one_colour_in_every_figure(results):
     models = first.labels
     control = Control("same", "lumen", {"nothing": 40}, {"nothing": Interval(0.9, 0.8, 1.0)})
     curve = {"lumen": [{"step": 1, "loss": 20.0}, {"step": 2, "loss": 0.1}]}
-    drawn = [figures.headline(second, models), figures.controlled([control], models), figures.training(curve, models)]
+    drawn = [
+        figures.headline(second, models),
+        figures.control_panels([control], models),
+        figures.training(curve, models),
+    ]
     assert all("--series-0" in svg for svg in drawn)
     assert not any(f"--series-{k}" in svg for svg in drawn[1:] for k in range(1, 6))
 
