@@ -131,8 +131,8 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "shards": ("BIGINT", "finished shards"),
         "began": ("DOUBLE", "when its first task began [Unix time]"),
         "wall_seconds": ("DOUBLE", "from the beginning of its first task to the end of its last [s]"),
-        "cpu_hours": ("DOUBLE", "cores asked for x time, of every attempt"),
-        "gpu_hours": ("DOUBLE", "GPUs asked for x time, of every attempt"),
+        "cpu_hours": ("DOUBLE", "requested cores x time, of every attempt"),
+        "gpu_hours": ("DOUBLE", "requested GPUs x time, of every attempt"),
         "joules": ("DOUBLE", "energy of the nodes by Slurm's accounting; missing where it was not measured"),
         "peak_bytes": ("BIGINT", "largest memory of any of its processes"),
         "gpu_peak_bytes": ("BIGINT", "largest GPU memory of a training's rank 0; missing without GPUs"),
@@ -209,7 +209,7 @@ class OpenRun:
 
     @cached_property
     def studies(self) -> pd.DataFrame:
-        """A row a study."""
+        """A row per study."""
         frame = self._frame("studies", [self._artefact("prepare", "studies.jsonl")])
         if self.settings.data.source == "phantom":
             phantom_folder = f"{self._run.path('prepare')}/phantom/"  # the run may have been moved or copied since
@@ -218,12 +218,12 @@ class OpenRun:
 
     @cached_property
     def questions(self) -> pd.DataFrame:
-        """A row a question of the dataset, all splits; prediction questions are among `rewrites`."""
+        """A row per question of the dataset, all splits; prediction questions are among `rewrites`."""
         return self._frame("questions", [self._artefact("prepare", "questions.jsonl")])
 
     @cached_property
     def records(self) -> pd.DataFrame:
-        """A row a test record: what every model was asked, and the reference."""
+        """A row per test record: what every model was asked, and the reference."""
         path = self._artefact("instruct", "lumen-test.jsonl")
         fields = ", ".join(f"{column} {kind}" for column, (kind, _) in COLUMNS["records"].items())
         rows = _database().read_json(
@@ -233,7 +233,7 @@ class OpenRun:
 
     @cached_property
     def rewrites(self) -> pd.DataFrame:
-        """A row a long answer, and a row a prediction question."""
+        """A row per long answer, and a row per prediction question."""
         return self._frame("rewrites", self._shards("rewrite"))
 
     @cached_property
@@ -243,12 +243,12 @@ class OpenRun:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """A row a score of a judge, canaries among them."""
+        """A row per score of a judge, canaries among them."""
         return self._frame("scores", [file for model in self.models for file in self._shards("judge", model)])
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """A row a test question and model, with a column a measure (docs/evaluation.md); missing where none applies."""
+        """A row per test question and model, a column per measure (docs/evaluation.md); missing where none applies."""
         return self._frame("samples", [self._artefact("evaluate", "../report/samples.jsonl")])
 
     @cached_property
@@ -279,7 +279,7 @@ class OpenRun:
 
     @cached_property
     def costs(self) -> pd.DataFrame:
-        """A row a step: shards, wall time [s], CPU- and GPU-hours, attempts, wasted seconds (report/costs.py)."""
+        """A row per step: shards, wall time [s], CPU- and GPU-hours, attempts, wasted seconds (report/costs.py)."""
         logs = {
             path.parent.name: costs.StepLogs.open(path.parent, manifest.read)
             for path in sorted(self.folder.glob(f"*/{manifest.NAME}"))

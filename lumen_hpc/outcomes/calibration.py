@@ -15,7 +15,7 @@ from lumen_hpc.proportions import wilson
 
 Array = np.ndarray
 LOGIT_MARGIN = 1e-6
-"""Probabilities are kept this far from 0 and 1 where their logit is taken."""
+"""Probabilities are clipped this far from 0 and 1 before their logit is taken."""
 
 
 class Line(NamedTuple):
@@ -35,9 +35,9 @@ def logit(probability: Array) -> Array:
 
 
 def fit(outcome: Array, probability: Array, weights: Array | None = None) -> Line:
-    """Slope and intercept of the recalibration line, by maximum likelihood; NaN where there is no maximum.
+    """Slope and intercept of the recalibration line, by maximum likelihood.
 
-    Raises nothing: one class alone, or one prediction alone, has no line.
+    NaN where there is no maximum, as with a single class or a single prediction.
     """
     x: Array = logit(probability)
     y: Array = outcome.astype(float)

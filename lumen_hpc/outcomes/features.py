@@ -48,7 +48,7 @@ def last_studies(rows: Iterable[dict[str, Any]], taken_at: Mapping[int, str]) ->
 
 
 def cohort(folder: Path, studies: Path, name: str, experts: Iterable[dict[str, Any]] = ()) -> Cohort:
-    """The studies of a run with a known value of outcome `name`, one a patient: the last.
+    """The studies of a run with a known value of outcome `name`, one per patient: the last.
 
     `folder`: what stage outcomes wrote; `studies`: prepare's studies.jsonl; `experts`: rows of stage experts.
     """

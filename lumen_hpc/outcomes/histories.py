@@ -23,7 +23,7 @@ RACES = frozenset({
     "white", "black", "asian", "hispanic", "portuguese", "south", "american", "native", "multiple", "other",
     "unknown", "unable", "patient",
 })  # fmt: skip
-"""How the kinds of race in MIMIC-IV begin; any other text of that column is somebody's words, and stays there."""
+"""First words of the races in MIMIC-IV; any other text of that column may be free text, and is not copied."""
 
 
 def race_group(text: str | None) -> str:
@@ -64,7 +64,7 @@ class Period:
 
 @dataclass(slots=True)
 class History:
-    """Everything that the tables tell of one patient but laboratory values."""
+    """What the tables record about one patient, except laboratory values."""
 
     subject_id: int
     sex: str = ""
@@ -81,7 +81,7 @@ class History:
     ventilation: list[Period] = field(default_factory=list)
     intubations: list[datetime] = field(default_factory=list)
     untimed_events: set[str] = field(default_factory=set)
-    """What happened at a time that cannot be read: death, icu, ventilation."""
+    """Kinds of events (death, icu, ventilation) of which one has a time that cannot be read."""
 
     @property
     def died_at(self) -> datetime | None:
@@ -194,7 +194,7 @@ def _read_admissions(tables: Tables, histories: dict[int, History], faults: Faul
 
 
 def _keep_death(history: History, died: datetime | None, expired: bool) -> None:
-    """A death in no stay that counts is one all the same: on the day of `dod`, else of the stay's record."""
+    """Keeps the death of a stay that is left out: on the day of `dod`, else on that of the stay's record."""
     if died:
         history.dod = history.dod or died.date()
     elif expired:
@@ -236,7 +236,7 @@ def _read_periods(tables: Tables, histories: dict[int, History], faults: Faults)
 
 
 def _sort_and_check(history: History, faults: Faults) -> None:
-    """Puts a history in order and names what is wrong between its rows."""
+    """Sorts a history and names the faults between its rows."""
     history.admissions.sort(key=lambda stay: (stay.admitted_at, stay.discharged_at, stay.hadm_id))
     for periods in (history.icu, history.ed, history.ventilation):
         periods.sort(key=lambda period: period.begin)

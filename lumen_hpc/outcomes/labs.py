@@ -16,9 +16,9 @@ from lumen_hpc.outcomes.panel import PANEL
 from lumen_hpc.outcomes.tables import Tables, bad_id, id_in, no_id, of_the_run, readable
 
 MAX_AGE_HOURS = 72
-"""A value older than this [h] at the time of the study says nothing of now."""
+"""Oldest value [h before the study] that still describes the patient at its time."""
 LOOKBACK_HOURS = 168
-"""How far back [h] from the study the value lies with which the last one is compared."""
+"""Oldest value [h before the study] that the last one is compared with."""
 PATIENT_GROUPS = 16
 """Groups of patients that are joined one after another."""
 
@@ -97,7 +97,7 @@ def _check_items(tables: Tables, faults: Faults) -> list[int]:
 
 
 def _count_faults(database: duckdb.DuckDBPyConnection, faults: Faults) -> None:
-    """Counts what the pass found wrong with rows, and names the first of each kind by labevent_id."""
+    """Counts the faults of rows, and names the first of each kind by labevent_id."""
     for code, count in database.execute(
         "SELECT fault, count(*) FROM labs WHERE fault IS NOT NULL GROUP BY 1"
     ).fetchall():

@@ -91,5 +91,5 @@ class Writer:
         self._writers[table].writerows(rows)
 
     def line(self, table: str, text: str) -> None:
-        """Adds a line as it is: a broken one."""
+        """Adds a raw line, so that tests and phantoms can hold a broken one."""
         self._texts[table].write(text + "\n")

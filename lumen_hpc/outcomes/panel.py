@@ -1,8 +1,8 @@
 """The curated panel: sixteen laboratory values that a physician weighs beside a chest radiograph.
 
 Item ids are MIMIC-IV's (`hosp/d_labitems`), as the dataset's own concept queries use them. One id an analyte: the
-central laboratory's test in blood. Point-of-care ids, rare and of poor quality, are left out. A value outside
-`lowest` to `highest` cannot be of a living patient; it is a typing error, and counted as such.
+central laboratory's test in blood. Point-of-care ids, rare and of poor quality, are left out. No
+living patient has a value outside `lowest` to `highest`; it is a typing error, and counted as such.
 """
 
 from __future__ import annotations

@@ -55,7 +55,9 @@ def score(
     }
     if min(events, len(outcome) - events) < FEWEST_EVENTS:
         return {**table, "unjudged": f"fewer than {FEWEST_EVENTS} patients with or without the outcome"}
-    bootstrap = Resamples([patient for patient, here in zip(cohort.patient, test) if here], resamples, seed, confidence)
+    bootstrap = Resamples(
+        [patient for patient, in_test in zip(cohort.patient, test) if in_test], resamples, seed, confidence
+    )
     table["rows"] = {
         name: {
             "model": name in models,
@@ -150,7 +152,7 @@ def _subgroups(outcome: Array, p: Array, labels: list[str], bootstrap: Resamples
 
 
 def _select(labels: Any, where: Array) -> list[str]:
-    return [label for label, here in zip(labels, where) if here]
+    return [label for label, selected in zip(labels, where) if selected]
 
 
 def _finite_or_none(number: float) -> float | None:

@@ -28,25 +28,25 @@ WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
 LONGEST_HEADER = 1 << 16
 """Bytes of a table's first line; the releases' have a few hundred."""
 FEWEST_TIMES = 20
-"""Rows without a time that can be read, among which there should be one that has one."""
+"""So many rows without a readable time, and none with one, are no accident."""
 _ID = "[1-9][0-9]{0,17}([.]0)?"
 """An id: digits, or as pandas writes a column of ids in which one is missing."""
 
 
 def no_id(column: str) -> str:
-    """SQL of whether a text is no id; true for none."""
+    """SQL that is true where a text is no id, or is missing."""
     return f"NOT coalesce(regexp_full_match({column}, '{_ID}'), false)"
 
 
 def id_in(column: str) -> str:
-    """SQL of an id as a number; null for a text that is none: a cast alone rounds 10000001.5 and reads ' 1' and 1e7."""
+    """SQL of an id as a number, null for any other text: a cast alone rounds 10000001.5 and reads ' 1' and 1e7."""
     return f"CASE WHEN regexp_full_match({column}, '{_ID}') THEN TRY_CAST({column} AS BIGINT) END"
 
 
 def bad_id(table: str) -> str:
-    """SQL of the name of a row's first id that is none; null for a good row.
+    """SQL of the first column of a row that should hold an id and does not; null for a good row.
 
-    An id may be missing, but for those that say whose a row is and what it is about.
+    Any id may be missing, except those of the patient and the item.
     """
     ids = [column for column in TABLES[table] if column.endswith("id")]
     conditions = {column: f"NOT regexp_full_match({column}, '{_ID}')" for column in ids}
@@ -56,7 +56,7 @@ def bad_id(table: str) -> str:
 
 
 def of_the_run(table: str) -> str:
-    """SQL of whether a row is a patient's of the run (table `patients_of_run`), or may be, since its id is none."""
+    """SQL that is true for the run's patients (table `patients_of_run`), and for rows without a patient's id."""
     if "subject_id" not in TABLES[table]:
         return "true"
     subject = id_in("subject_id")
@@ -168,7 +168,7 @@ class Tables:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """Turns what DuckDB says of a broken file into a UserError: its first line, since others may quote a row."""
+    """Turns DuckDB's error about a broken file into a UserError: its first line, since others may quote a row."""
     try:
         yield
     except (duckdb.IOException, duckdb.InvalidInputException) as error:

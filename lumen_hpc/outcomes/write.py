@@ -26,7 +26,7 @@ FILES = ("states.jsonl", "outcomes.jsonl", "faults.jsonl", "counts.json")
 
 
 def write(folder: Path, studies: Path, mimic_iv: str | Path, *, memory_gb: float = 1.0, threads: int = 2) -> dict:
-    """Writes a row a study into `folder` and returns the counts.
+    """Writes a row per study into `folder` and returns the counts.
 
     Files: `states.jsonl` (what was known at its time: inputs), `outcomes.jsonl` (what came after it, and the race as
     recorded, for subgroups), `faults.jsonl` and `counts.json`. `studies` is prepare's studies.jsonl, whose order the

@@ -44,7 +44,7 @@ Rows = Iterable[dict]
 
 @dataclass(kw_only=True)
 class Inputs:
-    """The parts of a report; a missing one leaves its section empty, and the page says so."""
+    """The inputs of a report; where one is missing, its section is empty and says so."""
 
     records: Rows
     """Test records (instruct/lumen-test.jsonl)."""
@@ -107,7 +107,7 @@ def report(inputs: Inputs, settings: Evaluate, seed: int, folder: Path) -> tuple
 
 
 class _Measurements:
-    """What was measured once and more than one section of the report shows; the arguments are those of `report`."""
+    """Measurements that several sections of the report share; the arguments are those of `report`."""
 
     def __init__(self, inputs: Inputs, settings: Evaluate, seed: int) -> None:
         self.inputs, self.settings, self.seed = inputs, settings, seed
@@ -173,7 +173,7 @@ class _Measurements:
         )
 
     def gates(self) -> list[Criterion]:
-        """Those of the phantoms, where they are asked for, and those of other pages."""
+        """The gates of phantoms, where the settings ask for them, and those of other pages."""
         if not self.settings.gates:
             return list(self.inputs.criteria)
         undecided = ceilings.undecided(self.results, self.inputs.truth) if self.inputs.truth else None
@@ -181,7 +181,7 @@ class _Measurements:
         return [*phantom_gates, *self.inputs.criteria]
 
     def notes(self) -> list[str]:
-        """The lines under the tables: first what must be known before any number is read."""
+        """The lines under the tables; what a reader must know before any number comes first."""
         identity = self.inputs.identity
         return [
             *identity.banner,

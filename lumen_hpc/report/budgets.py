@@ -34,12 +34,12 @@ def budgets(training: Mapping[str, Sequence[Mapping]]) -> list[Budget]:
     ]
 
 
-def notes(found: Sequence[Budget], labels: Mapping[str, str], principal: str) -> list[str]:
+def notes(model_budgets: Sequence[Budget], labels: Mapping[str, str], principal: str) -> list[str]:
     """A sentence for each model with a smaller budget than the principal one, for the notes under the tables."""
-    budget_by_model = {budget.model: budget for budget in found}
+    budget_by_model = {budget.model: budget for budget in model_budgets}
     principal_budget = budget_by_model.get(principal)
     lines = []
-    for budget in found:
+    for budget in model_budgets:
         if principal_budget and budget.model != principal and principal_budget.tokens and principal_budget.supervised:
             tokens, supervised = (
                 budget.tokens / principal_budget.tokens,

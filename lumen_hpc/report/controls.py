@@ -81,7 +81,7 @@ def by_measure(results: Iterable[Control]) -> list[tuple[str, str, dict[str, Int
 
 
 def markdown(results: Iterable[Control]) -> str:
-    """A table of every control's intervals, a column a model; empty where no control was asked."""
+    """A table of every control's intervals, a column per model; empty where no control was asked."""
     measure_rows = by_measure(results)
     models = list(dict.fromkeys(model for _, _, intervals in measure_rows for model in intervals))
     if not measure_rows:

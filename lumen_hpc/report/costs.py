@@ -31,9 +31,9 @@ class Cost:
     wall_seconds: float
     """From the beginning of the step's first task to the end of its last."""
     cpu_hours: float
-    """Cores asked for × time, of every attempt: what a site charges."""
+    """Requested cores × time, of every attempt: what a site charges."""
     gpu_hours: float
-    """GPUs asked for × time, of every attempt."""
+    """Requested GPUs × time, of every attempt."""
     joules: float | None
     """Energy of the nodes by Slurm's accounting; None where it was not measured."""
     peak_bytes: int | None

@@ -29,7 +29,7 @@ VALIDATION = "validation_loss"
 
 
 def headline(table: Table, models: Mapping[str, str]) -> str | None:
-    """Every 0-to-1 measure of a table as a panel: a dot and its interval a model, published values hollow.
+    """Every 0-to-1 measure of a table as a panel: a dot and its interval per model, published values hollow.
 
     Here and below `models` are all of the report's with their labels: a model has the same colour in every figure.
     """
@@ -62,8 +62,8 @@ def headline(table: Table, models: Mapping[str, str]) -> str | None:
 
 
 def by_interval(slices: Sequence[Slice], block: str, models: Mapping[str, str]) -> str | None:
-    """Change F1 over the interval between the images, a line a model."""
-    groups = [each for each in slices if each.by == "interval (days)" and each.block == block]
+    """Change F1 over the interval between the images, a line per model."""
+    groups = [group for group in slices if group.by == "interval (days)" and group.block == block]
     if len(groups) < 2:
         return None
 
@@ -71,12 +71,12 @@ def by_interval(slices: Sequence[Slice], block: str, models: Mapping[str, str]) 
         panel = figure.subplots()
         run_models = [model for model in models if model not in BASELINES]
         for k, model in enumerate(run_models):
-            points = [(x, cell) for x, each in enumerate(groups) for cell in each.cells
+            points = [(x, cell) for x, group in enumerate(groups) for cell in group.cells
                       if (cell.model, cell.measure) == (model, "change_f1")]  # fmt: skip
             if points:
                 positions = [x + 0.07 * (k - len(run_models) / 2) for x, _ in points]
                 _line(panel, positions, [cell for _, cell in points], k, _color(model, models), models[model])
-        ticks = [f"{each.group}\nn = {max(cell.n for cell in each.cells)}" for each in groups]
+        ticks = [f"{group.group}\nn = {max(cell.n for cell in group.cells)}" for group in groups]
         panel.set_xticks(range(len(groups)), ticks)
         panel.set_xlabel("days between the images")
         panel.set_ylabel("change F1")
@@ -84,9 +84,9 @@ def by_interval(slices: Sequence[Slice], block: str, models: Mapping[str, str]) 
         _legend(panel)
 
     description = "; ".join(
-        f"{models[cell.model]} at {each.group} days {cell.value:.2f}"
-        for each in groups
-        for cell in each.cells
+        f"{models[cell.model]} at {group.group} days {cell.value:.2f}"
+        for group in groups
+        for cell in group.cells
         if cell.measure == "change_f1"
     )
     return svg(f"Change F1 on {block} questions by interval", description, (6.4, 3.2), draw)
@@ -134,7 +134,7 @@ def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) ->
 
 
 def shares(title: str, values: Sequence[Share]) -> str | None:
-    """Shares of n with their intervals, one a line."""
+    """Shares of n with their intervals, one per line."""
     if not values:
         return None
     rows = list(reversed(values))
@@ -145,16 +145,16 @@ def shares(title: str, values: Sequence[Share]) -> str | None:
             low, high = share.bounds
             panel.plot([low, high], [y, y], color=SERIES[0], linewidth=2, solid_capstyle="round")
             panel.plot([share.value], [y], "o", color=SERIES[0])
-        panel.set_yticks(range(len(rows)), [f"{share.name} · {share.of} (n = {share.n})" for share in rows])
+        panel.set_yticks(range(len(rows)), [f"{share.name} · {share.group} (n = {share.n})" for share in rows])
         panel.set_xlim(-0.03, 1.03)
         panel.set_ylim(-0.6, len(rows) - 0.4)
 
-    description = "; ".join(f"{share.name} {share.of} {share.value:.2f} of {share.n}" for share in values)
+    description = "; ".join(f"{share.name} {share.group} {share.value:.2f} of {share.n}" for share in values)
     return svg(title, description, (6.4, 0.7 + 0.3 * len(rows)), draw)
 
 
 def control_panels(controls: Sequence[Control], models: Mapping[str, str]) -> str | None:
-    """Each model's answers under the controls: a panel a control and measure, a row a model."""
+    """Each model's answers under the controls: a panel per control and measure, a row per model."""
     panels = by_measure(controls)
     if not panels:
         return None

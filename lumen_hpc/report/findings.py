@@ -1,7 +1,7 @@
 """Finding by finding: sensitivity and specificity, and worse, better or the same against the reference.
 
-Sensitivity is the share of questions where the finding is there that the model answered so, specificity the share
-where it is not; an answer that cannot be read is wrong either way. Intervals are over patients, as in the tables.
+Sensitivity is the share of right answers where the finding is present, specificity the share where it is absent; an
+answer that cannot be read is wrong either way. Intervals are over patients, as in the tables.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def detections(results: Results, *, least: int = 1) -> list[Detection]:
 
 
 Truth = Iterator[tuple[str, np.ndarray, dict[str, Column]]]
-"""By name: a finding, 1 there, -1 not there, 0 not asked, for every question; each model's column: right of asked."""
+"""(finding, 1 present, -1 absent, 0 not asked for every question, model → column of right answers)."""
 
 
 def _presence_questions(results: Results) -> Truth:
-    """Closed questions whether a finding is there; of an image as a whole, since a place changes the question."""
+    """Closed questions about a finding in the whole image, since a place changes the question."""
     presence_by_finding: dict[str, np.ndarray] = {}
     for i, row in enumerate(results.questions):
         parsed = parse_question("presence", row["question"]) if row["type"] == "presence" and row["closed"] else None
@@ -96,7 +96,7 @@ def _presence_questions(results: Results) -> Truth:
 
 
 def _findings_questions(results: Results, models: Sequence[str]) -> Truth:
-    """Open questions what is seen; a finding that the reference names nowhere is none that could be missed."""
+    """Open questions about what is seen, for every finding that some reference names."""
     lists_by_model = {model: results.samples[model].finding_lists for model in models}
     true_names = {i: pair[1] for of_model in lists_by_model.values() for i, pair in of_model.items()}
     for finding in sorted(set().union(*true_names.values()) if true_names else ()):

@@ -125,12 +125,12 @@ def _deviations(settings: Settings) -> Sequence[str]:
          "Data: every difference question is kept. The paper trains on 43,381 of them by a filter that it does not "
          "state, about a third; `prepare.difference_fraction` keeps a seeded share (2.1)."),
         (not settings.prepare.one_study_per_test_subject,
-         "Data: every study of a test patient is asked about, not one a patient (2.1)."),
+         "Data: every study of a test patient is asked about, not one per patient (2.1)."),
         (settings.prepare.patient_overlap == "allow",
          "Data: a patient may be in more than one split (2.1)."),
         (rewrite.predictions_per_pair == 1,
-         "Data: one prediction question a difference pair. The paper's test set has 3,936 on 2,451 images, about 2.9 a "
-         "test difference question; `rewrite.predictions_per_pair=3` asks three (2.1)."),
+         "Data: one prediction question per difference pair. The paper's test set has 3,936 on 2,451 images, about "
+         "2.9 per test difference question; `rewrite.predictions_per_pair=3` asks three (2.1)."),
         (experts.model != "xrv", "Experts: a classifier trained on phantoms, not TorchXRayVision (2.3)."),
         (experts.model == "xrv" and experts.thresholds != [0.25, 0.5, 0.75],
          f"Experts: words at probabilities {experts.thresholds}, not [0.25, 0.5, 0.75] (2.3)."),

@@ -18,7 +18,7 @@ class Share:
     """k of n with its 95 % Wilson interval."""
 
     name: str
-    of: str
+    group: str
     k: int
     n: int
 

@@ -180,40 +180,40 @@ class Results:
         """
         where = self.where(block) if where is None else where
         column = self.column(measure, model)
-        n = int((where & column.applies()).sum())
-        if measure in _TESTED_MEASURES:
-            n = int((where & self.column(_TESTED_MEASURES[measure], model).applies()).sum())
-        cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where, scale_of(measure)))
+        n = int((where & self._tested_column(measure, model).applies()).sum())
+        scale = scale_of(measure)
+        cell = Cell(block, measure, model, n, *self.bootstrap.interval(column, where, scale))
         if not tested or model in (self.principal, REFERENCE) or cell.value is None:
             return cell
-        own_column, principal_column = (
-            self.column(_TESTED_MEASURES.get(measure, measure), m) for m in (model, self.principal)
-        )
-        answered_by_both = where & own_column.applies() & principal_column.applies()
-        if not answered_by_both.any():
+        both = self._answered_by_both(where, measure, model)
+        if not both.any():
             return cell
-        test = wilcoxon(own_column.values()[answered_by_both], principal_column.values()[answered_by_both])
-        other_column, scale = self.column(measure, self.principal), scale_of(measure)
-        difference = self.bootstrap.difference(column, other_column, answered_by_both, scale)
+        test = wilcoxon(*(self._tested_column(measure, name).values()[both] for name in (model, self.principal)))
+        difference = self.bootstrap.difference(column, self.column(measure, self.principal), both, scale)
         return replace(cell, difference=difference, test=test)
 
     def add_tests(self, cells: Sequence[Cell]) -> list[Cell]:
         """The cells with the permutation test of each displayed difference, and Holm's correction over all of them."""
-        compared_cells = [cell for cell in cells if cell.test]
-        p_values = self._permutation.p([self._contrast(cell) for cell in compared_cells])
-        results = iter(zip(p_values, holm(p_values), strict=True))
-        return [
-            replace(cell, p=(p_pair := next(results))[0], p_holm=p_pair[1]) if cell.test else cell for cell in cells
-        ]
+        compared = [cell for cell in cells if cell.test]
+        p_values = self._permutation.p([self._contrast(cell) for cell in compared])
+        tested = iter(
+            [
+                replace(cell, p=p, p_holm=corrected)
+                for cell, p, corrected in zip(compared, p_values, holm(p_values), strict=True)
+            ]
+        )
+        return [next(tested) if cell.test else cell for cell in cells]
 
     def _contrast(self, cell: Cell) -> Contrast:
-        own_column, principal_column = (self.column(cell.measure, model) for model in (cell.model, self.principal))
-        own_tested, principal_tested = (
-            self.column(_TESTED_MEASURES.get(cell.measure, cell.measure), m) for m in (cell.model, self.principal)
-        )
-        return Contrast(
-            own_column, principal_column, self.where(cell.block) & own_tested.applies() & principal_tested.applies()
-        )
+        own, principal = (self.column(cell.measure, model) for model in (cell.model, self.principal))
+        return Contrast(own, principal, self._answered_by_both(self.where(cell.block), cell.measure, cell.model))
+
+    def _tested_column(self, measure: str, model: str) -> Column:
+        return self.column(_TESTED_MEASURES.get(measure, measure), model)
+
+    def _answered_by_both(self, where: np.ndarray, measure: str, model: str) -> np.ndarray:
+        own, principal = (self._tested_column(measure, name) for name in (model, self.principal))
+        return where & own.applies() & principal.applies()
 
     def truth(self, i: int) -> Change | None:
         """What changed, by question i's reference; None if it is no change question or outside the grammar."""
@@ -231,7 +231,7 @@ class Results:
         return self.samples[model].columns.get(measure) or Column(zeros, zeros)
 
     def rows(self) -> Iterator[dict]:
-        """The per-sample table: a row a question and model, with every measure that applies to it; no texts."""
+        """The per-sample table: a row per question and model, with every measure that applies to it; no texts."""
         blocks = [slice(start, start + _BLOCK) for start in range(0, len(self.questions), _BLOCK)]
         for model, block in itertools.product(self.models(), blocks):
             columns = self.samples[model].columns

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import numpy as np
-
 from lumen_hpc.metrics.significance import Column
 from lumen_hpc.models import compared
 from lumen_hpc.report import composed
@@ -60,17 +58,14 @@ def spreads(results: Results, repeats: Mapping[str, Sequence[dict]]) -> list[Spr
         columns.setdefault(model, []).append(results.score(answers).columns)
         if texts := composed.answers(rows, results.reader):
             columns.setdefault(model + COMPOSED, []).append(results.score(texts).columns)
-    nowhere = Column(np.zeros(len(results.questions)), np.zeros(len(results.questions)))
     result = []
     for model in (model for model in results.models() if model in columns):
         for block, measures in MEASURES.items():
             where = results.where(block)
             for measure in measures:
-                training_columns = [
-                    results.column(measure, model),
-                    *(each.get(measure, nowhere) for each in columns[model]),
-                ]
-                values = [value for each in training_columns if (value := each.mean(where)) is not None]
+                further = [of_training[measure] for of_training in columns[model] if measure in of_training]
+                trainings = [results.column(measure, model), *further]
+                values = [value for column in trainings if (value := column.mean(where)) is not None]
                 if len(values) > 1:
                     result.append(Spread(model, block, measure, tuple(values)))
     return result
@@ -90,7 +85,7 @@ def markdown(measure_spreads: Sequence[Spread], labels: Mapping[str, str]) -> st
 
 
 def comma_separated(measure_spreads: Sequence[Spread]) -> str:
-    """One line a measure and training."""
+    """One line per measure and training."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["model", "block", "measure", "training", "value"])

@@ -29,7 +29,7 @@ class Slice:
     group: str
     block: str
     cells: tuple[Cell, ...]
-    """A cell a model and measure."""
+    """A cell per model and measure."""
     small: bool
     """Fewer questions than `Evaluate.small`: read with care."""
 

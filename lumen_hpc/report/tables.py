@@ -59,7 +59,7 @@ class Table:
     title: str
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
-    """(model, a cell a column)."""
+    """(model, a cell per column)."""
     alpha: float
     labels: Mapping[str, str]
     """Model → its name."""
@@ -209,12 +209,12 @@ def difference(cell: Cell, alpha: float) -> str:
 
 
 def counts(cells: Sequence[Cell]) -> str:
-    """The numbers of questions a row stands on, one a block where they differ."""
+    """The numbers of questions a row stands on, one per block where they differ."""
     return " / ".join(dict.fromkeys(str(cell.n) for cell in cells if cell.n))
 
 
 def comma_separated(tables: Sequence[Table]) -> str:
-    """One line a cell, with everything known about it."""
+    """One line per cell, with everything known about it."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["table", "block", "measure", "model", "n", "value", "low", "high", "published", "minus_principal",

@@ -30,7 +30,7 @@ def tripod(outcomes: Tables, counts: Mapping[str, Any], settings: Settings) -> l
 def _data(outcomes: Tables, counts: Mapping[str, Any], settings: Settings) -> Iterator[Item]:
     source = "phantoms" if settings.data.source == "phantom" else "MIMIC-CXR with MIMIC-IV"
     yield "5a", "Data: source", f"{source}, {counts['patients']} patients, {counts['studies']} studies"
-    yield "5b", "Data: dates", "shifted by one amount a patient; intervals are true"
+    yield "5b", "Data: dates", "shifted by one amount per patient; intervals are true"
     yield "6b", "Participants: eligibility", "each patient's last study with a known value of the outcome"
     faults = _comma_separated({kind: count for kind, count in counts["faults"].items() if count})
     yield "7", "Data preparation", f"named and counted, never dropped in silence: {faults or 'no faults'}"
@@ -108,7 +108,7 @@ def _best(name: str, table: Mapping[str, Any]) -> str:
 def _gap(name: str, table: Mapping[str, Any]) -> str:
     """The largest gap of an outcome among the first row's subgroups."""
     label = next(iter(table["subgroups"]))
-    gaps = {kind: found["gap"] for kind, found in table["subgroups"][label].items() if "gap" in found}
+    gaps = {kind: groups["gap"] for kind, groups in table["subgroups"][label].items() if "gap" in groups}
     if not gaps:
         return f"{name}: no two subgroups are large enough"
     kind = max(gaps, key=lambda kind: gaps[kind]["auroc"][0] or 0)

@@ -26,7 +26,7 @@ def test_acceptance_and_canaries_are_shares_with_intervals():
     (share,) = language_checks.canaries(
         {"m": [{"canary": "opposite", "passed": p, "judge": "j"} for p in (True, True, False)]}
     )
-    assert (share.name, share.of, share.k, share.n) == ("opposite", "j", 2, 3)
+    assert (share.name, share.group, share.k, share.n) == ("opposite", "j", 2, 3)
 
 
 def test_rules_and_model_side_by_side_show_sentences_only_where_texts_are_allowed():
