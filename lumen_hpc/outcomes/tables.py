@@ -24,9 +24,12 @@ from lumen_hpc.files import GZIP, open_regular
 from lumen_hpc.outcomes.faults import NAMED_PER_KIND, Faults
 from lumen_hpc.outcomes.mimic_iv import TABLES, files
 
+FUSED_ROW = "\\n[0-9]+,[0-9]{5,}"
+"""The beginning of a row in a field that swallowed it: two ids. `12,300` in a comment has fewer digits."""
 WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
 LONGEST_HEADER = 1 << 16
 """Bytes of a table's first line; the releases' have a few hundred."""
+BROKEN_LINES = "a quote that is never closed takes the rows after it, or lines end in two ways (LF and CRLF)"
 FEWEST_TIMES = 20
 """So many rows without a readable time, and none with one, are no accident."""
 _ID = "[1-9][0-9]{0,17}([.]0)?"
@@ -90,7 +93,7 @@ class Tables:
         header = [f"{number} {name}" if header.index(name) < number else name for number, name in enumerate(header)]
         columns = ", ".join(f"{_sql_text(column)}: 'VARCHAR'" for column in header)
         has_newline = " OR ".join(f"contains({_sql_name(column)}, chr(10))" for column in header)
-        has_fused_row = " OR ".join(f"regexp_matches({_sql_name(column)}, '\\n[0-9]+,[0-9]')" for column in header)
+        has_fused_row = " OR ".join(f"regexp_matches({_sql_name(column)}, '{FUSED_ROW}')" for column in header)
         compression = "'gzip'" if _is_gzip(path) else "'none'"
         first_id = f"coalesce(TRY_CAST({_sql_name(header[0])} AS BIGINT)::VARCHAR, 'no number')"
         message = f"'{table}: a stray quote joins rows into one, the row that begins with '"
@@ -130,7 +133,7 @@ class Tables:
             )
 
     def count_bad_ids(self, table: str, count: int, condition: str = "true") -> None:
-        """Counts rows with an id that is none, and names the first by row, for which the table is read once more.
+        """Counts rows with a bad id, and names the first by number, for which the table is read once more.
 
         `among`: SQL of which rows these are.
         """
@@ -158,8 +161,7 @@ class Tables:
         for line, error in lines:
             if error == "UNQUOTED VALUE":
                 raise UserError(
-                    f"data.mimic_iv={self.folder}: {table}, row {line - 1}: a quote that is never closed takes the "
-                    "rows after it; download the file again"
+                    f"data.mimic_iv={self.folder}: {table}, row {line - 1}: {BROKEN_LINES}; download the file again"
                 )
             reason = "number of fields" if error in WIDTH else str(error).lower()
             self._faults("row unreadable", table, row=line - 1, reason=reason)  # row 1 is the first below the header
@@ -173,6 +175,8 @@ def readable(folder: Path) -> Iterator[None]:
         yield
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         message = str(error).splitlines()[0].removeprefix("Invalid Input Error: ")
+        if "state machine" in message:
+            message = BROKEN_LINES
         raise UserError(f"data.mimic_iv={folder}: {message}; download the file again") from None
 
 

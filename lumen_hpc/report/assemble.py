@@ -257,7 +257,7 @@ def _language_checks(scores: Mapping[str, list[dict]], rewrites: Rows, show_text
 
 
 def _intern(row: dict, interned: dict[str, str]) -> dict:
-    """The row with its ids and names as those in `copies`, which learns new ones: there are many rows of few."""
+    """The row with equal ids and names replaced by one object each: many rows share few of them."""
     for key in ("question_id", "model", "judge"):
         if isinstance(row.get(key), str):
             row[key] = interned.setdefault(row[key], row[key])

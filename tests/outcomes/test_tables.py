@@ -199,7 +199,7 @@ def test_a_table_of_whose_times_none_can_be_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
 ) -> None:
     """A spreadsheet writes times its own way: nobody would ever be in intensive care."""
-    monkeypatch.setattr(tables, "FEWEST", 1)
+    monkeypatch.setattr(tables, "FEWEST_TIMES", 1)
     made = small.tables()
     for row in made.rows[table]:
         row.update({column: "3/11/2150 8:30" for column in row if column.endswith("time") or column == "dod"})

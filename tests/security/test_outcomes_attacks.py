@@ -79,13 +79,23 @@ def test_a_quote_that_is_never_closed_cannot_hide_the_rows_after_it(tmp_path):
         run(tmp_path / "out", folder)
 
 
-def test_a_comment_of_two_lines_is_a_comment(tmp_path, expected):
+@pytest.mark.parametrize("mixed", ["hosp/labevents", "hosp/patients"])
+def test_line_ends_of_two_kinds_are_named(tmp_path, mixed):
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    path = folder / f"{mixed}.csv"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n", 3))
+    with pytest.raises(UserError, match=r"lines end in two ways \(LF and CRLF\); download the file again"):
+        run(tmp_path / "out", folder)
+
+
+@pytest.mark.parametrize("comment", ["seen,\nsent on", "cells:\n12,300", "Kreatinin\n1,5 mg/dl"])
+def test_a_comment_of_two_lines_is_a_comment(tmp_path, expected, comment):
     folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
     path = folder / "hosp" / "labevents.csv"
     with path.open(newline="") as file:
         head, *rows = csv.reader(file)
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([[*head, "remark"], *([*row, "seen,\nsent on"] for row in rows)])
+        csv.writer(file).writerows([[*head, "remark"], *([*row, comment] for row in rows)])
     assert run(tmp_path / "out", folder) == expected
 
 
