@@ -96,10 +96,15 @@ class Resamples:
         return self.interval_around(difference, resampled), float(min(1.0, 2 * tail))
 
     def interval_around(self, point: float, resampled: Array) -> Interval:
-        """The percentile interval of resampled values around a point estimate."""
+        """The percentile interval of resampled values around a point estimate.
+
+        It has no bounds where no resample differs, as with an AUROC of 1: their width would be 0.
+        """
         finite = resampled[np.isfinite(resampled)]
         if not np.isfinite(point) or not len(finite):
             return Interval(None, None, None)
+        if np.ptp(finite) == 0:
+            return Interval(float(point), None, None)
         low, high = (float(np.quantile(finite, q)) for q in (self._tail, 1 - self._tail))
         return Interval(float(point), low, high)
 

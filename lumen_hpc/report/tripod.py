@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isfinite
 from typing import Any
 
 from lumen_hpc.config.schema import Settings
@@ -16,8 +17,8 @@ Item = tuple[str, str, str]
 
 
 def number(value: float | None) -> str:
-    """A number as the page shows it; a dash for none."""
-    if value is None:
+    """A number as the page shows it; a dash where there is none."""
+    if value is None or not isfinite(value):
         return "–"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}" if abs(value) < 0.1 else f"{value:.2f}"
 

@@ -35,6 +35,11 @@ def test_one_class_alone_has_no_auroc() -> None:
     assert Resamples("ab", 10, 0).interval(discrimination.auroc, np.array([True, True]), p) == (None, None, None)
 
 
+def test_where_no_resample_differs_there_are_no_bounds() -> None:
+    outcome = np.array([True] * 5 + [False] * 40)
+    assert Resamples(range(45), 100, 0).interval(discrimination.auroc, outcome, outcome * 0.5) == (1.0, None, None)
+
+
 def test_a_resample_takes_all_samples_of_a_patient_or_none() -> None:
     """Every patient has one sample that is right and one that is wrong, so that half is wrong in every resample."""
     outcome, p = np.tile([True, False], 50), np.ones(100)
@@ -75,7 +80,7 @@ def test_a_difference_is_paired() -> None:
     assert paired.high - paired.low < (alone.high - alone.low) / 4
     assert 0 < chance <= 1
     same, chance = resamples.difference(discrimination.auroc, outcome, p, p)
-    assert same == (0, 0, 0) and chance == 1
+    assert same == (0, None, None) and chance == 1
 
 
 def test_a_difference_is_one_minus_the_other_with_the_p_of_its_resamples() -> None:
