@@ -167,13 +167,6 @@ def _joint(studies: int) -> Array:
     state_to_burden = np.eye(MAX_BURDEN + 1)[[_level(state) for state in ps.states(FINDING)]]
     if studies < 3:
         return state_probabilities(FINDING, studies - 1) @ state_to_burden
+    first = state_probabilities(FINDING, studies - 3)
     step = sum(share * ps.transition(FINDING, days) for days, share in ps.DAY_CLASS_SHARE.items())
-    return np.einsum(
-        "a,ab,bc,ai,bj,ck->ijk",
-        state_probabilities(FINDING, studies - 3),
-        step,
-        step,
-        state_to_burden,
-        state_to_burden,
-        state_to_burden,
-    )
+    return np.einsum("a,ab,bc,ai,bj,ck->ijk", first, step, step, state_to_burden, state_to_burden, state_to_burden)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def records(outcomes: Iterable[Row], sources: Sources, settings: Instruct, seed:
     asked about in the test file too. Each draw hangs on ids alone, not on the order of rows.
     """
     rows = list(outcomes)
-    strangers, texts = _strangers(rows, seed), sources.texts
+    strangers = _strangers(rows, seed)
     taken_at = {int(study["study_id"]): study["taken_at"] for study in sources.studies.values()}
     judged_studies = {
         outcome: last_studies([row for row in rows if row["outcomes"][outcome].get("value") is not None], taken_at)
@@ -164,56 +165,22 @@ def records(outcomes: Iterable[Row], sources: Sources, settings: Instruct, seed:
     }
     for row in rows:
         study = sources.study(row["study_id"], f"of outcomes.jsonl, study {row['study_id']}")
-        shown_studies = [*sources.priors(study, settings.max_images - 1), study]
+        shown = [*sources.priors(study, settings.max_images - 1), study]
         training_variant = _variant(_hash_fraction(seed, row["study_id"]))
         for outcome in settings.outcomes:
             value = row["outcomes"][outcome].get("value")
             if value is None or (row["split"] != "train" and int(row["study_id"]) not in judged_studies[outcome]):
                 continue
-            draw = _hash_fraction(seed, row["study_id"], outcome)
-            variants = tuple(VARIANTS) if row["split"] == "test" else (training_variant,)
-            for variant in variants:
-                max_images, with_labs = VARIANTS[variant]
-                variant_studies = shown_studies[-max_images:] if max_images else shown_studies
-                text = texts.of(variant_studies, labs=with_labs)
-                yield (
-                    row["split"],
-                    _record(
-                        row,
-                        outcome,
-                        value,
-                        variant,
-                        variant_studies,
-                        text,
-                        draw,
-                        _findings_line(sources, variant_studies),
-                    ),
-                )
+            ask = partial(_record, sources, row, outcome, value, _hash_fraction(seed, row["study_id"], outcome))
+            for variant in tuple(VARIANTS) if row["split"] == "test" else (training_variant,):
+                max_images, labs = VARIANTS[variant]
+                yield row["split"], ask(variant, shown[-max_images:] if max_images else shown, labs=labs)
             if row["split"] == "val":  # asked about as test studies are, to recalibrate on
-                text = texts.of(shown_studies)
-                yield (
-                    "test",
-                    _record(
-                        row, outcome, value, "all", shown_studies, text, draw, _findings_line(sources, shown_studies)
-                    ),
-                )
+                yield "test", ask("all", shown)
             if row["split"] == "test" and (stranger_id := strangers.get(row["study_id"])):
                 stranger = sources.study(stranger_id, "drawn to shuffle images")
-                stranger_studies = [*sources.priors(stranger, len(shown_studies) - 1), stranger]
-                variant_studies = shown_studies[-len(stranger_studies) :]
-                text = texts.of(variant_studies, images_of=stranger_studies)
-                record = _record(
-                    row,
-                    outcome,
-                    value,
-                    SHUFFLED,
-                    variant_studies,
-                    text,
-                    draw,
-                    _findings_line(sources, stranger_studies),
-                )
-                meta = {**{k: v for k, v in record["meta"].items() if k != "sizes"}, **image_sizes(stranger_studies)}
-                yield "test", {**record, "images": [study["image"] for study in stranger_studies], "meta": meta}
+                images_of = [*sources.priors(stranger, len(shown) - 1), stranger]
+                yield "test", ask(SHUFFLED, shown[-len(images_of) :], images_of=images_of)
 
 
 def _findings_line(sources: Sources, images_of: Sequence[Row]) -> tuple[str, Sequence[str]]:
@@ -225,25 +192,27 @@ def _findings_line(sources: Sources, images_of: Sequence[Row]) -> tuple[str, Seq
 
 
 def _record(
-    row: Row, outcome: str, value: bool, variant: str, shown_studies: list[Row], texts: Mapping[str, str], draw: float,
-    findings: tuple[str, Sequence[str]],
+    sources: Sources, row: Row, outcome: str, value: bool, draw: float, variant: str, shown: list[Row],
+    *, labs: bool = True, images_of: Sequence[Row] = (),
 ) -> Row:  # fmt: skip
+    """One record about the studies `shown`; `images_of` are the studies whose images are shown in their place."""
+    texts, images_of = sources.texts.of(shown, labs=labs, images_of=images_of), images_of or shown
     questions = wordings(outcome)
     name = f"outcome/{outcome}/{row['study_id']}"
     question = {"type": "outcome", "question": questions[int(draw * 1e6) % len(questions)], "interval_days": None}
     answer = sentence(outcome, value)
-    line, names = findings
+    line, names = _findings_line(sources, images_of)
     meta = {
         "question_id": name if variant == "all" else f"{name}/{variant}", "type": "outcome", "outcome": outcome,
         "variant": variant, "closed": True, "short_answer": "yes" if value else "no", "interval_days": None,
         "subject_id": row["subject_id"], "study_id": row["study_id"], "ref_study_id": None, "long_answer": answer,
-        "question": question["question"], **({"line": list(names)} if line else {}), **image_sizes(shown_studies),
+        "question": question["question"], **({"line": list(names)} if line else {}), **image_sizes(images_of),
     }  # fmt: skip
     return {
         "id": meta["question_id"],
-        "images": [study["image"] for study in shown_studies],
+        "images": [study["image"] for study in images_of],
         "conversations": [
-            {"from": "human", "value": prompt(shown_studies, question, texts)},
+            {"from": "human", "value": prompt(shown, question, texts)},
             {"from": "gpt", "value": findings_line.join(line, answer) if line else answer},
         ],
         "meta": meta,

@@ -51,12 +51,9 @@ def difference(before: Findings, after: Findings) -> Change:
 
 def _image_findings(probe: dict[str, str], side: str, reader: Reader) -> dict[str, str] | None:
     """The findings of one image of a pair, and their levels, by what was answered about it; None if it was not read."""
-    level_answers = {
-        reader_name(key.partition("/level/")[2]): text for key, text in probe.items() if key.startswith(f"{side}/level/")
-    }
     finding_names = listed_findings(reader, probe[f"{side}/abnormality"])
-    return (
-        None
-        if finding_names is None
-        else {name: reader.level(level_answers.get(name, "")) for name in sorted(finding_names)}
-    )
+    if finding_names is None:
+        return None
+    start = f"{side}/level/"
+    answers = {reader_name(key.removeprefix(start)): text for key, text in probe.items() if key.startswith(start)}
+    return {name: reader.level(answers.get(name, "")) for name in sorted(finding_names)}
