@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from lumen_hpc.language.attributes import Levels, level_of, level_ranges
 from lumen_hpc.language.parsing import Clause, Phrase, Row, derive_marks, grammar
-from lumen_hpc.language.words import Word, canonical_name
+from lumen_hpc.language.words import Word, canonical_name, vocabulary
 
 ANY = "any finding"
 """The name of an abnormality that the text does not name."""
@@ -16,6 +16,7 @@ CHANGING = ("difference", "prediction")
 NOUNS = ("N", "Turn", "Any", "Change")
 MODIFIERS = ("Mod", "Front")
 VERBS = ("Did", "NotDid", "Done", "Having")
+_INVERSE = {"up": "down", "down": "up"}
 _LEVELS = {"Level": "", "Degree": "", "To": "now", "From": "then"}
 """Phrases of a level → its time, where they tell it."""
 
@@ -93,7 +94,9 @@ class Finding:
             "its": statement.events,
             "not own": {f"not-{event}" for event in item.events},
         }
-        self.events |= set().union(*(events_by_claim.get(claim, {claim}) for claim in claims - {"present", "absent"}))
+        events = set().union(*(events_by_claim.get(claim, {claim}) for claim in claims - {"present", "absent"}))
+        inverse = "item.Organ" in marks and self.name in vocabulary()["inverse"]
+        self.events |= {_INVERSE.get(event, event) for event in events} if inverse else events
         self.events -= {"changed"} if self.events & {"new", "resolved", "up", "down"} else set()
         return marks
 

@@ -18,13 +18,7 @@ from lumen_hpc.language.reader import LATER_IMAGE, Facts, places_in, read
 from lumen_hpc.language.sentences import sentence
 from lumen_hpc.language.words import Names, canonical_name, knows, numbers_of, unknown_words, words
 
-_OPPOSITE = {
-    ("absent", "present"),
-    ("new", "resolved"),
-    ("down", "up"),
-    ("same", "changed"),
-    ("resolved", "not-resolved"),
-}
+_OPPOSITES = {"absent present", "down up", "new resolved", "changed same", "not-resolved resolved"}
 
 
 def check(kind: str, question: str, short_answer: str, long_answer: str) -> list[str]:
@@ -251,5 +245,5 @@ def _contradicted_share(reference: Facts, answer: Facts) -> float:
 
 def _contradicts(expected: State, actual: State) -> bool:
     reversed_levels = {level[::-1] for level in expected.levels if len(level) == 2} & actual.levels
-    is_opposite = tuple(sorted((expected.status, actual.status))) in _OPPOSITE
+    is_opposite = " ".join(sorted((expected.status, actual.status))) in _OPPOSITES
     return is_opposite or (bool(reversed_levels) and not expected.levels & actual.levels)

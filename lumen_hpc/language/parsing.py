@@ -272,7 +272,7 @@ def _unread_marks(before: Sequence[Phrase], after: Sequence[Phrase]) -> Iterator
     """The marks of a clause from the unread phrases before and after it.
 
     `denied` or `doubted`: such a phrase stands right beside it; `-afar`: before a comma and the like. `incomplete`: the
-    next phrase is no joint.
+    next phrase is no joint. `article-follows`: it is `a` or `an`.
     """
     groups = grammar().groups
     for role, group_after in (("denied", "denied-backwards"), ("doubted", "doubted")):
@@ -281,5 +281,7 @@ def _unread_marks(before: Sequence[Phrase], after: Sequence[Phrase]) -> Iterator
             yield role
         elif positions:
             yield role + "-afar" * any(phrase.plays(*groups["joining"]) for phrase in before[positions[-1] :])
+    if after and after[0].has("indefinite"):
+        yield "article-follows"
     if any(not phrase.plays(*groups["joining"]) for phrase in (*before[-1:], *after[:1])):
         yield "incomplete"

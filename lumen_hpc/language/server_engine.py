@@ -5,6 +5,7 @@ Requests go through `http_client`, straight to the address that the data-use gat
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ CONCURRENT_REQUESTS = 64
 """Concurrent requests; the server batches them."""
 
 
+log = logging.getLogger(__name__)
 _PLAIN_TEXT = PlainText()
 
 
@@ -69,10 +71,19 @@ class ServerEngine(Engine):
 
     def _choose(self, conversations: Sequence[Conversation], choices: Sequence[str]) -> list[Completion]:
         with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
-            return list(pool.map(lambda conversation: self._choose_one(conversation, choices), conversations))
+            replies = list(pool.map(lambda conversation: self._choose_one(conversation, choices), conversations))
+        if unknown := sum(not has_probabilities for _, has_probabilities in replies):
+            log.warning(
+                "%d of %d choices of %s came without log probabilities: each counts as certain, so that an expected "
+                "score is the score itself",
+                unknown,
+                len(replies),
+                self.name,
+            )
+        return [completion for completion, _ in replies]
 
-    def _choose_one(self, conversation: Conversation, choices: Sequence[str]) -> Completion:
-        """Constrained choice, with the server's own probabilities.
+    def _choose_one(self, conversation: Conversation, choices: Sequence[str]) -> tuple[Completion, bool]:
+        """Constrained choice, with the server's own probabilities; False where it gives none of a choice.
 
         They are those of the first token, and of the second where one choice is a prefix of another (1 and 10) and the
         model writes digit by digit.
@@ -100,10 +111,9 @@ class ServerEngine(Engine):
                 probabilities[prefix] -= sum(probabilities[choice] for choice in longer_choices)
         total = sum(probabilities.values())
         if not total:  # no choice is among the 20 likeliest tokens: only the choice itself is known
-            probabilities, total = {choice: float(choice == reply.text) for choice in choices}, 1.0
-        return Completion(
-            max(choices, key=probabilities.__getitem__), tuple(probabilities[choice] / total for choice in choices)
-        )
+            return Completion(reply.text, tuple(float(choice == reply.text) for choice in choices)), False
+        best = max(choices, key=probabilities.__getitem__)
+        return Completion(best, tuple(probabilities[choice] / total for choice in choices)), True
 
     def _continuation(self, conversation: Conversation, prefix: str) -> _Reply:
         """The model's continuation of an answer that starts with `prefix`."""
@@ -171,6 +181,8 @@ class _Reply:
     def __init__(self, answer: Any) -> None:
         choice = answer["choices"][0]
         text = choice["message"].get("content") or ""  # none beside a call of a tool, or after a filter
+        if isinstance(text, list):  # Mistral's reasoning models: parts, of which those of type `text` are the answer
+            text = "".join(part["text"] for part in text if part["type"] == "text")
         encodable = text.encode(errors="replace").decode()  # half a character, which JSON can hold and a file cannot
         self.text = encodable.strip()
         token_logprobs = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": []}]

@@ -138,6 +138,13 @@ def test_the_score_puts_the_opposite_lowest_and_part_of_the_facts_between():
     assert opposite < half < equal
 
 
+def test_a_change_scores_lowest_where_nothing_changed():
+    edema = "The edema is unchanged, and the pneumonia has resolved."
+    assert score("difference", DIFFERENCE, edema, "The edema has changed, and the pneumonia has resolved.") < score(
+        "difference", DIFFERENCE, edema, "The pneumonia has resolved."
+    )
+
+
 def test_another_side_scores_as_the_contrary():
     question = "where in the image is the consolidation located?"
     right, left = (f"The consolidation is located in the {side} lower lobe." for side in ("right", "left"))

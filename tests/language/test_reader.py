@@ -222,6 +222,7 @@ UNCLAIMED = (
     "No opacity to suggest edema.",
     "No abnormality such as edema.",
     "No edema. There is stable pneumonia.",
+    "Edema is a disorder. Pneumonia is an infection.",
 )
 """Of none does the lenient reading say that there is an edema but the first two."""
 
@@ -275,6 +276,17 @@ LENIENT = [
     ("New edema is possible.", None),
     ("New edema and possibly a nodule.", {("new", "edema")}),
     ("New edema is likely.", {("new", "edema")}),
+    ("The first shows edema; the second does not.", {("resolved", "edema")}),
+    ("The second shows edema, the first does not.", {("new", "edema")}),
+    ("There has been no significant change in the size of the effusion since the prior study.", set()),
+    ("The edema has neither improved nor worsened.", set()),
+    ("The edema does not appear to have changed.", set()),
+    ("The right effusion has increased while the left effusion has decreased.", None),
+    ("The lung volumes have decreased.", {("level", "low lung volumes", "worse")}),
+    (
+        "The lung volumes have increased. The edema has increased.",
+        {("level", "low lung volumes", "better"), ("level", "edema", "worse")},
+    ),
     (
         "The reference image showed edema and pneumonia, both of which have resolved.",
         {("resolved", "edema"), ("resolved", "pneumonia")},
@@ -363,10 +375,26 @@ def test_a_list_in_the_wild_names_all_its_findings(text):
         ("The image shows edema. So my answer is no.", "no"),
         ("Evaluate for pleural effusion.", None),
         ("History: pleural effusion. Findings: edema.", None),
+        ("There does not appear to be any pleural effusion.", "no"),
+        ("There doesn't seem to be a pleural effusion.", "no"),
+        ("It does not appear that there is an effusion.", "no"),
+        ("The image doesn't appear to show an effusion.", "no"),
+        ("A pleural effusion appears to be absent.", "no"),
+        ("There appears to be an effusion.", "yes"),
+        ("The effusion does not appear to be large.", None),
+        ("An effusion is a collection of fluid.", None),
+        ("Without treatment the effusion will worsen.", None),
     ],
 )
 def test_a_closed_question_is_answered_by_what_is_said_of_its_subject(text, answer):
     assert polarity("presence", "is there evidence of pleural effusion in this image?", text) == answer
+
+
+def test_a_definition_claims_nothing():
+    question = "is there evidence of pneumonia in this image?"
+    assert polarity("presence", question, "Pneumonia is a lung infection.") is None
+    assert polarity("presence", question, "Pneumonia is a lung infection. The image shows no signs of it.") == "no"
+    assert polarity("presence", question, "Pneumonia is a lung infection. The image shows signs of pneumonia.") == "yes"
 
 
 def test_no_answer_ends_a_reading():

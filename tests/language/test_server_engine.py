@@ -172,8 +172,18 @@ def test_a_ten_of_one_token_is_not_asked_for_again():
     assert len(requests) == 1
 
 
-def test_a_server_without_probabilities_has_its_choice_alone():
+def test_a_server_without_probabilities_has_its_choice_alone_and_is_reported(caplog):
     assert scored(lambda *_: said("7")) == ("7", {"7": 1.0})
+    assert "1 of 1 choices of m came without log probabilities" in caplog.text
+    caplog.clear()
+    assert scored(lambda *_: said("7", {"7": 0.5, "8": 0.5}))[1] == {"7": 0.5, "8": 0.5}
+    assert not caplog.records
+
+
+def test_the_text_of_a_message_in_parts_is_joined():
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}, {"type": "text", "text": "Yes."}]
+    with serving(lambda *_: {"choices": [{"message": {"content": parts}}]}) as (url, _):
+        assert one(url) == "Yes."
 
 
 @pytest.mark.parametrize("text", ["7 of 10", "Score: 7", "four", "11", ""])

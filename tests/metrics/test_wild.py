@@ -188,6 +188,7 @@ def test_what_declines_names_no_finding(text):
         ("- [x] Yes\n- [ ] No", "yes"), ("- [ ] Yes\n- [x] No", "no"), ("[x] Yes [ ] No", None),
         ('{"answer": "no", "explanation": "Yes, edema is there, but no effusion."}', "no"),
         ("The pleural effusion has resolved.", "no"), ("I have no idea", None), ("There is no pneumothorax.", None),
+        ("\N{CROSS MARK} No pleural effusion", "no"), ("\N{CROSS MARK} Pleural effusion", "no"),
     ],
 )  # fmt: skip
 def test_a_closed_answer_is_read_out_of_its_wrapping(text, answer):
