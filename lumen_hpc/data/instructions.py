@@ -46,7 +46,7 @@ class Sources:
     findings: Mapping[str, findings_line.Findings] = field(default_factory=dict)
     """study_id → its findings; empty where `instruct.findings_first` is off."""
     looks: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """study_id → its looks (`findings_line.Seen`); phantoms have them."""
+    """study_id → its looks (`findings_line.StudyState`); phantoms have them."""
     line: Sequence[str] = findings_line.FINDINGS
     """The findings of a findings line, in its order."""
     _histories: dict[str, list[str]] | None = None
