@@ -74,7 +74,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         run, texts = task.run, _texts(task)
-        paths = instructions.write(
+        paths, left_out = instructions.write(
             task.folder,
             prepared=run.path("prepare"),
             rewrites=run.rows("rewrite"),
@@ -82,6 +82,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
             texts=texts,
             diff_vqa=run.diff_vqa,
         )
+        if left_out:
+            print(f"{len(left_out)} prediction questions of the test split are left out, since an image that they show "
+                  f"has the pixels of the one that they ask about (the first: {left_out[0]})")  # fmt: skip
         if task.settings.instruct.outcomes:
             paths += _outcomes(task, texts)
         for path in paths:

@@ -100,8 +100,11 @@ class Sources:
         except KeyError:
             raise UserError(f"question {question_id} has no long answer: hint: run stage=rewrite again") from None
 
-    def priors(self, study: Row, count: int) -> list[Row]:
-        """At most `count` studies of the same patient that are known to be earlier than this one, the nearest last."""
+    def priors(self, study: Row, count: int, without: Row | None = None) -> list[Row]:
+        """At most `count` studies of the same patient that are known to be earlier than this one, the nearest last.
+
+        `without`: a study that is no candidate.
+        """
         if count <= 0:
             return []
         if self._histories is None:
@@ -111,7 +114,8 @@ class Sources:
         history = self._histories[str(study["subject_id"])]
         preceding_ids = history[: history.index(str(study["study_id"]))]
         candidates = (other for i in preceding_ids if (other := self.studies[i])["split"] == study["split"])
-        return [other for other in candidates if is_earlier(other["taken_at"], study["taken_at"])][-count:]
+        earlier = (other for other in candidates if is_earlier(other["taken_at"], study["taken_at"]))
+        return [other for other in earlier if other is not without][-count:]
 
 
 def records(questions: Iterable[Row], sources: Sources, settings: Instruct) -> Iterator[tuple[str, Row]]:
@@ -144,7 +148,7 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     reference = sources.study(question["ref_study_id"], question["question_id"])
     # The pair is always shown, even if max_images is smaller.
     # In a reversed pair the main image is older than the reference; it must not appear twice, nor in a prediction.
-    older_studies = [study for study in sources.priors(reference, settings.max_images - 2) if study is not main]
+    older_studies = sources.priors(reference, settings.max_images - 2, without=main)
     before, after = (sources.state(str(study["study_id"])) for study in (reference, main))
     long_answer = sources.long_answer(question["question_id"])
     has_line = settings.findings_first and sources.has_findings((reference, main))
@@ -267,10 +271,11 @@ def write(
     texts: ImageTexts,
     settings: Instruct,
     diff_vqa: Path,
-) -> list[Path]:
+) -> tuple[list[Path], list[str]]:
     """Writes the record files of all models and splits under `folder`, each whole or not at all.
 
-    Raises UserError if a prediction test record shows the image that it asks about (`leaks`).
+    Returns their paths, and the ids of the prediction questions of the test split that are left out, since an image
+    that they show is a copy of the one that they ask about (`leaks`).
     `prepared` holds studies.jsonl and questions.jsonl; `texts` has every study's experts' sentence where
     `settings.expert_text` is on; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
     """
@@ -280,12 +285,15 @@ def write(
             f"study {missing_id} has no expert prediction: run stage=experts again, or set instruct.expert_text=false"
         )
     kinds = files()
-    paths = [folder / name for name in (*kinds, TEST)]
+    paths, left_out = [folder / name for name in (*kinds, TEST)], []
     with ExitStack() as stack:
         streams = {path.name: stack.enter_context(atomic(path)) for path in paths}
         for split, record in records(read_jsonl(prepared / "questions.jsonl"), sources, settings):
             if split == "test" and kind(record) == "prediction":
                 record = leaks.withhold(record, sources.study(record["meta"]["study_id"], record["id"])["image"])
+                if leaks.shown_copy(record):
+                    left_out.append(record["id"])
+                    continue
             line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
             if split == "test":
                 streams[TEST].write(line)
@@ -293,4 +301,4 @@ def write(
             for name, question_types in kinds.items():
                 if name.endswith(f"-{split}.jsonl") and kind(record) in question_types:
                     streams[name].write(line)
-    return paths
+    return paths, left_out

@@ -1,7 +1,8 @@
 """Run-time check that a prediction is made without the image it asks about, by pixels and not by name.
 
 `instruct` notes the digest of the withheld image in each prediction test record (`meta.withheld_pixels`), which no
-model reads; `predict` compares it with every image that it is about to show.
+model reads, and leaves out a record of whose images one is a copy of it; `predict` compares the digest with every image
+that it is about to show.
 """
 
 from __future__ import annotations
@@ -44,20 +45,24 @@ def _digest_of(path: Path, modified_ns: int) -> str:
 def withhold(record: Mapping[str, Any], path: str) -> dict[str, Any]:
     """A prediction record that carries the digest of the image at `path`, which it asks about and must not show.
 
-    Raises UserError if it shows it.
+    Raises UserError if it shows that file.
     """
-    meta = {**record["meta"], META_KEY: digest_of(path)}
-    sealed_record = {**record, "meta": meta}
-    refuse(sealed_record)
+    sealed_record = {**record, "meta": {**record["meta"], META_KEY: digest_of(path)}}
+    if path in record["images"]:
+        refuse(sealed_record)
     return sealed_record
 
 
-def refuse(record: Mapping[str, Any], digest: Callable[[str], str] = digest_of) -> None:
-    """Raises UserError if a record shows the image it asks about, under whatever name; others pass."""
+def shown_copy(record: Mapping[str, Any], digest: Callable[[str], str] = digest_of) -> str | None:
+    """The image of a record that has the pixels of the one that it asks about, under whatever name; else None."""
     withheld_digest = record["meta"].get(META_KEY)
-    shown_path = next((path for path in record["images"] if withheld_digest and digest(path) == withheld_digest), None)
-    if shown_path is not None:
+    return next((path for path in record["images"] if withheld_digest and digest(path) == withheld_digest), None)
+
+
+def refuse(record: Mapping[str, Any], digest: Callable[[str], str] = digest_of) -> None:
+    """Raises UserError if a record shows the image it asks about; others pass."""
+    if (path := shown_copy(record, digest)) is not None:
         raise UserError(
-            f"record {record['id']} shows the image that it asks about: {shown_path} has the pixels of study "
+            f"record {record['id']} shows the image that it asks about: {path} has the pixels of study "
             f"{record['meta']['study_id']}; its answer would be read off, not predicted"
         )

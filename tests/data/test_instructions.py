@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -73,7 +72,8 @@ def test_only_a_study_that_is_known_to_be_earlier_is_a_prior():
     assert found == [[], [0], [0], [0], [0, 3]]
 
 
-def test_the_main_image_of_a_reversed_pair_is_not_an_earlier_one_too():
+@pytest.mark.parametrize("max_images", [3, 4])
+def test_the_main_image_of_a_reversed_pair_is_not_an_earlier_one_too(max_images: int):
     studies = [{**study(1, number), "taken_at": f"2150-01-0{number + 1}"} for number in range(3)]
     question = {
         "question_id": "q", "subject_id": 1, "study_id": studies[1]["study_id"], "ref_study_id": studies[2]["study_id"],
@@ -81,7 +81,7 @@ def test_the_main_image_of_a_reversed_pair_is_not_an_earlier_one_too():
         "interval_days": -1, "split": "test",
     }  # fmt: skip
     sources = instructions.Sources.join(studies, [{"question_id": "q", "long_answer": "Nothing has changed."}])
-    ((_, record),) = instructions.records([question], sources, Instruct(max_images=4))
+    ((_, record),) = instructions.records([question], sources, Instruct(max_images=max_images))
     assert record["images"] == [studies[at]["image"] for at in (0, 2, 1)]
 
 
@@ -102,17 +102,17 @@ def expert(patient, number):
 
 def write(prepared, **changes):
     """The written files: name → rows."""
+    return write_all(prepared, **changes)[0]
+
+
+def write_all(prepared, **changes):
+    """The written files, and the ids of the records that were left out."""
     folder = prepared.parent / "instruct"
     settings = changes.pop("settings", Instruct())
     sentences = dict(expert(patient, n) for patient in SPLITS for n in range(3)) if settings.expert_text else {}
     arguments = {"rewrites": rewrites(), "texts": ImageTexts(sentences), "settings": settings, **changes}
-    paths = instructions.write(
-        folder,
-        prepared=prepared,
-        diff_vqa=prepared.parent,
-        **arguments,
-    )
-    return {path.stem: list(read_jsonl(path)) for path in paths}
+    paths, left_out = instructions.write(folder, prepared=prepared, diff_vqa=prepared.parent, **arguments)
+    return {path.stem: list(read_jsonl(path)) for path in paths}, left_out
 
 
 def prompt_of(record):
@@ -128,9 +128,20 @@ def test_a_prediction_shown_the_image_it_asks_about_is_refused_by_pixels(prepare
     Image.open(f"images/{patient}-2.jpg").save("images/another-name.png")
     with pytest.raises(UserError, match=r"shows the image that it asks about: images/another-name.png"):
         leaks.refuse({**prediction, "images": ["images/another-name.png"]})
-    shutil.copy(f"images/{patient}-2.jpg", f"images/{patient}-1.jpg")
     with pytest.raises(UserError, match="its answer would be read off, not predicted"):
-        write(prepared)
+        leaks.withhold(prediction, prediction["images"][-1])
+
+
+def test_a_test_prediction_whose_reference_is_a_copy_of_the_main_image_is_left_out(prepared):
+    patient = next(patient for patient, split in SPLITS.items() if split == "test")
+    before, _ = write_all(prepared)
+    Image.open(f"images/{patient}-2.jpg").save(f"images/{patient}-1.png")
+    Path(f"images/{patient}-1.png").rename(f"images/{patient}-1.jpg")
+    after, left_out = write_all(prepared)
+    copied = f"prediction-{patient}"
+    assert left_out == [copied]
+    assert after.pop("lumen-test") == [row for row in before.pop("lumen-test") if row["id"] != copied]
+    assert after == before
 
 
 def test_ft_has_the_diagnostic_records_and_the_test_records_are_one_file(prepared):
