@@ -91,6 +91,12 @@ def warnings(counts: dict[str, Any]) -> Iterator[str]:
     """What is odd about the input but loses no question."""
     for warning, count in counts["studies"]["image_warnings"].items():
         yield f"{count} images: {warning}"
+    if copies := counts["images_in_two_splits"]["count"]:
+        first = counts["images_in_two_splits"]["first"][0]
+        yield (
+            f"{copies} images (the first: study {first}) are also those of studies in another split: a model may be "
+            "tested on what it was trained on; leave their questions out (counts.json names the first of them)"
+        )
     if two_dates := counts["studies"]["with_two_dates"]:
         yield f"{two_dates} studies have images of different dates; the date of the image that was chosen counts"
     if counts["studies"]["without_time"] == counts["studies"]["asked_about"]:

@@ -36,7 +36,7 @@ _JPEG_END, _SEQUENCE_END = b"\xff\xd9", b"\xfe\xff\xdd\xe0"
 _GREY_TOLERANCE = 32
 """Grey levels by which the channels of a grey image may differ after a lossy encoder rounded its colours."""
 _SAMPLED_ROWS = 64
-"""Rows of an uncompressed DICOM that `inspect` reads."""
+"""Rows of an image that stand for all: of an uncompressed DICOM, `check` reads no others."""
 
 
 class Radiograph(NamedTuple):
@@ -54,6 +54,8 @@ class Inspection(NamedTuple):
     size: Size
     warning: str = ""
     """What is odd about it, the gravest oddity; empty if nothing is."""
+    digest: int = 0
+    """Equal for pictures with the same pixels, within this process; 0 for a blank one, and if they were not read."""
 
 
 BLANK = "every pixel has the same value: nothing is shown"
@@ -111,16 +113,17 @@ def check(path: str | Path) -> Inspection:
     path = Path(path)
     if not is_dicom(_head(path)):
         pixels = decode(path).pixels
-        return Inspection(Size(*pixels.shape[::-1]), BLANK if _is_blank(pixels) else _picture_warning(path))
+        warning = BLANK if _is_blank(pixels) else _picture_warning(path)
+        return Inspection(Size(*pixels.shape[::-1]), warning, _digest(pixels))
     header, start = dicom_header(path)
     size = Size(int(header.Columns), int(header.Rows))
     pixels = _stored_pixels(path, header, start)
     if warning := header_warning(header):
-        return Inspection(size, warning)
+        return Inspection(size, warning, _digest(pixels))
     memory_mapped = start is not None and _is_native(header)
     sampled_rows = pixels[:: max(size.height // _SAMPLED_ROWS, 1)] if memory_mapped else pixels
     warning = _pixel_warning(sampled_rows, header.BitsStored)
-    return Inspection(size, _pixel_warning(pixels, header.BitsStored) if warning else "")
+    return Inspection(size, _pixel_warning(pixels, header.BitsStored) if warning else "", _digest(pixels))
 
 
 def check_header(path: str | Path) -> Inspection:
@@ -147,6 +150,12 @@ def check_header(path: str | Path) -> Inspection:
 def _is_blank(pixels: np.ndarray) -> bool:
     sampled_rows = pixels[:: max(len(pixels) // _SAMPLED_ROWS, 1)]
     return bool(sampled_rows.min() == sampled_rows.max()) and bool(pixels.min() == pixels.max())
+
+
+def _digest(pixels: np.ndarray) -> int:
+    """A hash of some rows, since noise makes two radiographs differ in every row; 0 if these are blank."""
+    sampled_rows = pixels[:: max(len(pixels) // _SAMPLED_ROWS, 1)]
+    return hash((pixels.shape, sampled_rows.tobytes())) if sampled_rows.min() < sampled_rows.max() else 0
 
 
 def _picture_warning(path: Path) -> str:
@@ -208,7 +217,9 @@ def _unreadable(path: Path, error: OSError) -> UserError:
 
 
 def _unknown_kind(path: Path, data: bytes) -> UserError:
-    return UserError(f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex() or 'nothing'})")
+    if not data:
+        return UserError(f"{path} is empty; fetch the file again")
+    return UserError(f"{path} is neither JPEG, PNG nor DICOM (it begins with {data[:8].hex()})")
 
 
 def holds_dicom(path: str | Path) -> bool:

@@ -18,7 +18,7 @@ from datetime import datetime
 from itertools import chain, islice
 from math import isnan
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 import orjson
@@ -100,6 +100,7 @@ def prepare(data: Data, settings: Prepare, seed: int, folder: str | Path) -> dic
             )
         },
         "patients_in_two_splits": len(shared_patients),
+        "images_in_two_splits": _images_in_two_splits(studies, used_studies, images, splits),
         "test_images_in_mimic_split": _mimic_splits(studies, columns, kept),
     }
     with atomic(folder / "counts.json") as out:
@@ -135,6 +136,8 @@ class _Images:
         """int8: index of its file in `files.kinds`; UNUSABLE for a rejected study, without date or image."""
         self.sizes: np.ndarray = np.zeros((len(studies), 2), np.int32)
         """int32 [studies, 2]: width and height [px]; 0 where the file was not read."""
+        self.identities: np.ndarray = np.zeros(len(studies), np.int64)
+        """int64: equal for two studies with the same pixels, or the same file where pixels are not read; 0 unknown."""
         self.warnings: Counter[str] = Counter()
 
 
@@ -148,7 +151,7 @@ def _check_images(
     undated_fault = ("study without date", "StudyDate is missing or not a date (YYYYMMDD)")
     faults = dict.fromkeys(needed_studies[~is_dated].tolist(), undated_fault)
     if settings.images != "trust":
-        identities: np.ndarray = np.zeros(len(studies), np.int64)
+        identities = images.identities
         for inspection in _inspections(studies, needed_studies[is_dated].tolist(), files, settings):
             kinds[inspection.position], images.sizes[inspection.position], identities[inspection.position] = (
                 inspection.kind,
@@ -160,8 +163,8 @@ def _check_images(
             if inspection.fault:
                 faults[inspection.position] = ("image missing or broken", inspection.fault)
         _, study_counts = np.unique(identities[identities != 0], return_counts=True)
-        if shared_files := int(study_counts[study_counts > 1].sum()):
-            images.warnings["the file is another study's too (a hard or symbolic link)"] = shared_files
+        if shared_pictures := int(study_counts[study_counts > 1].sum()):
+            images.warnings["the picture is another study's too (a copy or a link)"] = shared_pictures
         if files.kinds[0] == "dicom" and len(needed_studies) and (kinds[needed_studies] > 0).all():
             first_path = files.path(0, *studies.ids(int(needed_studies[0])))
             raise UserError(f"data.prefer=dicom, but no study asked about has a DICOM; the first would be {first_path}")
@@ -186,7 +189,7 @@ class _Inspection(NamedTuple):
     kind: int = UNUSABLE
     """Index in `files.kinds`."""
     identity: int = 0
-    """Equal for two names of one file; 0 without a file."""
+    """Equal for two copies or two names of one picture; 0 without a file."""
     size: tuple[int, int] = (0, 0)
     warning: str = ""
     fault: str = ""
@@ -208,11 +211,9 @@ def _inspections(studies: Studies, positions: list[int], files: ImageFiles, sett
         except (UserError, OSError) as fault:
             return _Inspection(position, fault=str(fault))
         identity = hash((status.st_dev, status.st_ino))
-        return (
-            _Inspection(position, kind, identity, details.size, details.warning)
-            if details
-            else _Inspection(position, kind, identity)
-        )
+        if not details:
+            return _Inspection(position, kind, identity)
+        return _Inspection(position, kind, details.digest or identity, details.size, details.warning)
 
     def inspect_batch(positions: list[int]) -> list[_Inspection]:
         return list(map(inspect, positions))
@@ -314,6 +315,23 @@ def _study_counts(
         "impossible_time": {"count": len(impossible_times), "first": examples},
         "mimic_all": mimic_all,
     }
+
+
+def _images_in_two_splits(
+    studies: Studies, used_studies: np.ndarray, images: _Images, splits: dict[int, int]
+) -> dict[str, Any]:
+    """Studies whose picture is a study's of another split too: a model may be tested on what it was trained on."""
+    studies_by_picture: dict[int, list[int]] = {}
+    for position, identity in zip(used_studies.tolist(), images.identities[used_studies].tolist(), strict=True):
+        if identity:
+            studies_by_picture.setdefault(identity, []).append(position)
+    shared = [
+        position
+        for positions in studies_by_picture.values()
+        if len({splits[int(studies.subject[position])] for position in positions}) > 1
+        for position in positions
+    ]
+    return {"count": len(shared), "first": [int(studies.study[position]) for position in shared[:MAX_EXAMPLES]]}
 
 
 def _mimic_splits(studies: Studies, columns: Columns, kept: np.ndarray) -> dict[str, int]:

@@ -127,7 +127,9 @@ class CsvTable:
                 source: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
                 # Buffered, since GzipFile itself is slow at lines.
                 stream = io.BufferedReader(_Lines(source, self.path), 1 << 17)
-                if kind := other_kind(stream.peek(HEAD), "csv or csv.gz"):
+                if not (head := stream.peek(HEAD)):
+                    raise UserError(f"{self.path} is empty; fetch it again")
+                if kind := other_kind(head, "csv or csv.gz"):
                     raise UserError(f"{self.path} is {kind}")
                 yield cast(BinaryIO, stream)
         except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:

@@ -68,7 +68,9 @@ class Dataset:
                 csv.writer(file).writerows(rows)
         for _, study, *_ in STUDIES:
             self.image(study).parent.mkdir(parents=True, exist_ok=True)
-            Image.linear_gradient("L").resize((8, 8)).save(self.image(study))
+            image = Image.linear_gradient("L").resize((8, 8))
+            image.paste(study % 100 * 7, (0, 0, 4, 4))  # no picture is another study's
+            image.save(self.image(study))
         return self
 
     @property

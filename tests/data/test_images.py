@@ -180,7 +180,7 @@ class TestBadFiles:
 
     def test_empty(self, tmp_path, look):
         (tmp_path / "empty.jpg").touch()
-        self.refused(look, tmp_path / "empty.jpg", "neither JPEG, PNG nor DICOM")
+        self.refused(look, tmp_path / "empty.jpg", "is empty; fetch the file again")
 
     def test_neither_kind(self, tmp_path, look):
         (tmp_path / "page.jpg").write_bytes(b"<html>" * 100)
@@ -377,7 +377,7 @@ def test_a_jpeg_with_bytes_after_its_end_is_whole(tmp_path, look, after):
 def test_an_upright_exif_is_no_fault(tmp_path):
     path = tmp_path / "image.jpg"
     Image.fromarray(radiograph((40, 50), np.uint8, 255)).save(path, exif=turned(1))
-    assert images.check(path) == images.check_header(path) == ((50, 40), "")
+    assert images.check(path)[:2] == images.check_header(path)[:2] == ((50, 40), "")
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -396,7 +396,7 @@ def test_overlays_in_unused_bits_are_masked_as_pydicom_masks_them(tmp_path, code
 @pytest.mark.parametrize(("maximum", "warning"), [(4095, images.FAINT), (16000, images.FAINT), (30000, "")])
 def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
     path = dicom(tmp_path / "image.dcm", radiograph((500, 400), np.uint16, maximum), bits=16)
-    assert images.check(path) == ((400, 500), warning)
+    assert images.check(path)[:2] == ((400, 500), warning)
 
 
 @pytest.mark.parametrize("look", [images.check, images.check_header])
@@ -412,7 +412,7 @@ def test_a_range_far_above_the_values_is_a_warning(tmp_path, maximum, warning):
 def test_a_dicom_that_calls_itself_mirrored_is_a_warning(tmp_path, look, orientation, warning):
     pixels = radiograph((60, 50), np.uint16, 4095)
     path = dicom(tmp_path / "image.dcm", pixels, PatientOrientation=orientation)
-    assert look(path) == ((50, 60), warning)
+    assert look(path)[:2] == ((50, 60), warning)
     assert np.array_equal(images.decode(path).pixels, pixels)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -72,6 +75,58 @@ def test_only_a_study_that_is_known_to_be_earlier_is_a_prior():
     assert found == [[], [0], [0], [0], [0, 3]]
 
 
+def drawn_study(rng: random.Random, study_id: int) -> dict:
+    """One of two patients' studies, at times that collide; some without a clock time."""
+    moment = datetime(2150, 1, 1) + timedelta(rng.choice([0, 1, 30]) * rng.randrange(4), rng.randrange(86_400))
+    has_clock = rng.random() < 0.7
+    return {
+        "subject_id": study_id % 2, "study_id": study_id, "image": f"{study_id}.jpg", "moment": moment,
+        "has_clock": has_clock, "taken_at": (moment if has_clock else moment.date()).isoformat(),
+        "split": rng.choice(("train", "test")),
+    }  # fmt: skip
+
+
+def expected_priors(reference: dict, main: dict, studies: list[dict], count: int) -> list[dict]:
+    """The nearest earlier studies of the same patient and split, written apart from the package's own code."""
+    earlier = []
+    for other in studies:
+        same_day = other["moment"].date() == reference["moment"].date()
+        both_clocks = other["has_clock"] and reference["has_clock"]
+        known = other["moment"] < reference["moment"] and (both_clocks or not same_day)
+        of_kind = all(other[key] == reference[key] for key in ("subject_id", "split"))
+        if known and of_kind and other["study_id"] != main["study_id"]:
+            earlier.append(other)
+    earlier.sort(key=lambda other: (other["taken_at"], other["study_id"]))
+    return earlier[len(earlier) - min(max(count, 0), len(earlier)) :]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_record_shows_the_earlier_images_of_patient_and_split_in_order_of_time(seed: int):
+    rng = random.Random(seed)
+    studies = [drawn_study(rng, study_id) for study_id in rng.sample(range(100, 999), 14)]
+    settings = Instruct(max_images=rng.randint(1, 5))
+    for main in studies:
+        reference = rng.choice([other for other in studies if other is not main])
+        question = {
+            "question_id": "q", "subject_id": 1, "study_id": main["study_id"], "ref_study_id": reference["study_id"],
+            "type": "difference", "question": "?", "short_answer": "nothing has changed.", "closed": False,
+            "interval_days": (main["moment"].date() - reference["moment"].date()).days, "split": "test",
+        }  # fmt: skip
+        prediction = {"question_id": "p", "source_question_id": "q", "type": "prediction", "question": "?"}
+        rewrites = [{"question_id": "q", "long_answer": "Same."}, {**prediction, "long_answer": "Same."}]
+        sources = instructions.Sources.join(studies, rewrites)
+        priors = expected_priors(reference, main, studies, settings.max_images - 2)
+        shown = [[*priors, reference, main], [*priors, reference]]
+        records = [record for _, record in instructions.records([question], sources, settings)]
+        assert [record["images"] for record in records] == [[each["image"] for each in images] for images in shown]
+
+
+def test_sizes_are_noted_where_every_image_has_one():
+    sized = [{**study(1, number), "size": [8, 8 + number]} for number in range(2)]
+    assert instructions.image_sizes(sized) == {"sizes": [[8, 8], [8, 9]]}
+    assert instructions.image_sizes([sized[0], {**sized[1], "size": None}]) == {}
+
+
 @pytest.mark.parametrize("max_images", [3, 4])
 def test_the_main_image_of_a_reversed_pair_is_not_an_earlier_one_too(max_images: int):
     studies = [{**study(1, number), "taken_at": f"2150-01-0{number + 1}"} for number in range(3)]
@@ -125,6 +180,7 @@ def test_a_prediction_shown_the_image_it_asks_about_is_refused_by_pixels(prepare
     assert [leaks.META_KEY in r["meta"] for r in records] == [r["meta"]["type"] == "prediction" for r in records]
     prediction = next(r for r in records if r["meta"]["type"] == "prediction")
     leaks.refuse(prediction)
+    assert leaks.pixel_digest(np.zeros((2, 8), np.uint8)) != leaks.pixel_digest(np.zeros((4, 4), np.uint8))
     Image.open(f"images/{patient}-2.jpg").save("images/another-name.png")
     with pytest.raises(UserError, match=r"shows the image that it asks about: images/another-name.png"):
         leaks.refuse({**prediction, "images": ["images/another-name.png"]})

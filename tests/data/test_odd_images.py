@@ -68,7 +68,7 @@ def test_every_transfer_syntax_and_depth_gives_what_was_stored(tmp_path, syntax,
     image = images.decode(path)
     assert image.pixels.dtype in (np.dtype("uint8"), np.dtype("uint16")) and image.maximum == 2**bits - 1
     assert np.array_equal(image.pixels, image.maximum - pixels if photometric == "MONOCHROME1" else pixels)
-    assert images.check(path) == images.check_header(path) == ((50, 60), "")
+    assert images.check(path)[:2] == images.check_header(path)[:2] == ((50, 60), "")
 
 
 def lossless_jpeg(pixels, bits, predictor=1, shift=0, restart=0):
@@ -191,7 +191,7 @@ def test_a_dicom_without_pixels_is_refused(tmp_path, look, syntax):
 @pytest.mark.parametrize("fields", [{}, {"NumberOfFrames": "0"}, {"SamplesPerPixel": None}, {"PlanarConfiguration": 1}])
 def test_padding_after_the_pixels_and_empty_counts_are_no_fault(tmp_path, padding, fields):
     path = dicom(tmp_path / "image.dcm", grey(), PixelData=grey().tobytes() + bytes(padding), **fields)
-    assert np.array_equal(images.decode(path).pixels, grey()) and images.check(path) == ((50, 60), "")
+    assert np.array_equal(images.decode(path).pixels, grey()) and images.check(path)[:2] == ((50, 60), "")
 
 
 @every_look
@@ -256,7 +256,7 @@ def test_a_frame_in_several_fragments_is_one(tmp_path, table):
     dataset, frame = pydicom.dcmread(path), STREAMS["JPEGLosslessSV1"](grey(), 12)
     dataset.PixelData = pydicom.encaps.encapsulate([frame], fragments_per_frame=3, has_bot=table)
     dataset.save_as(path)
-    assert np.array_equal(images.decode(path).pixels, grey()) and images.check(path) == ((50, 60), "")
+    assert np.array_equal(images.decode(path).pixels, grey()) and images.check(path)[:2] == ((50, 60), "")
 
 
 @every_read
@@ -312,7 +312,7 @@ def test_what_a_viewer_would_do_to_the_pixels_changes_none_and_is_told_where_it_
     tmp_path, look, fields, warning
 ):
     path = dicom(tmp_path / "image.dcm", grey(), **fields)
-    assert look(path) == ((50, 60), warning)
+    assert look(path)[:2] == ((50, 60), warning)
     assert np.array_equal(images.decode(path).pixels, grey())
 
 
@@ -325,7 +325,7 @@ def test_a_image_of_one_grey_level_is_a_warning(tmp_path, ending, value):
     else:
         Image.new("L", (200, 300), value % 256).save(path)
     black = images.FAINT if ending == "dcm" and not value else images.BLANK
-    assert images.check(path) == ((200, 300), black)
+    assert images.check(path)[:2] == ((200, 300), black)
     assert (images.decode(path).pixels == images.decode(path).pixels[0, 0]).all()
 
 
@@ -435,7 +435,7 @@ def test_a_jpeg_that_any_note_turns_is_refused(tmp_path, look, how):
 def test_a_note_that_turns_nothing_is_no_fault(tmp_path, note):
     path, data = tmp_path / "image.jpg", jpeg(grey(8))
     path.write_bytes(data[:2] + segment(0xE1, note) + data[2:])
-    assert images.check(path) == images.check_header(path) == ((50, 60), "")
+    assert images.check(path)[:2] == images.check_header(path)[:2] == ((50, 60), "")
 
 
 def text_chunks(how):
@@ -532,7 +532,7 @@ def test_a_png_of_several_pictures_is_refused(tmp_path, look):
 def test_a_png_of_several_channels_gives_its_first(tmp_path, mode):
     Image.fromarray(grey(8)).convert(mode).save(tmp_path / "image.png")
     assert np.array_equal(images.decode(tmp_path / "image.png").pixels, grey(8))
-    assert images.check(tmp_path / "image.png") == ((50, 60), "")
+    assert images.check(tmp_path / "image.png")[:2] == ((50, 60), "")
 
 
 def _of_channels(path, kind, channels):
@@ -560,7 +560,7 @@ def test_transparent_pixels_are_a_warning(tmp_path, mode, transparent):
 def test_a_jpeg_of_several_pictures_is_a_warning(tmp_path):
     first, second = (Image.fromarray(grey(8)[::step]) for step in (1, 2))
     first.save(tmp_path / "image.jpg", "MPO", save_all=True, append_images=[second])
-    assert images.check(tmp_path / "image.jpg") == ((50, 60), images.SEVERAL)
+    assert images.check(tmp_path / "image.jpg")[:2] == ((50, 60), images.SEVERAL)
     assert images.decode(tmp_path / "image.jpg").pixels.shape == (60, 50)
 
 

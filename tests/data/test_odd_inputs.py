@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jobs.prepare import warnings
 from lumen_hpc.data.findings_line import read_findings
@@ -215,7 +216,7 @@ OTHER_KINDS = {
         lambda data: data.replace(b"\r\n", b"\r"),
         r"the header is not csv \(a line end within a row; lines end with LF or CRLF",
     ),
-    "nothing": (lambda _: b"", "missing column .* is its header there"),
+    "nothing": (lambda _: b"", "is empty; fetch it again"),
     "rows without a header": (lambda data: data.split(b"\r\n", 1)[1], "missing column .* is its header there"),
     "a comment": (lambda data: b"# exported\r\n" + data, "missing column .* is its header there"),
     "capitals in the header": (
@@ -434,11 +435,42 @@ def test_ids_that_other_tables_write_otherwise_are_a_warning(dataset, table, col
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 @pytest.mark.parametrize("images", ["read", "header", "exist"])
 def test_one_file_for_two_studies_is_a_warning(dataset, link, images):
-    one, other = dataset.image(50000011), dataset.image(50000021)
+    one, other = dataset.image(50000011), dataset.image(50000012)
     other.unlink()
     link(one, other)
     found = list(warnings(dataset.run(images=images, **ALL)))
-    assert found == ["2 images: the file is another study's too (a hard or symbolic link)"]
+    assert found == ["2 images: the picture is another study's too (a copy or a link)"]
+
+
+def test_a_copy_of_a_training_image_in_the_test_split_is_a_warning(dataset):
+    """Under another id, in another format, and of another patient."""
+    Image.open(dataset.image(50000011)).save(dataset.folder / "copy.png")
+    (dataset.folder / "copy.png").rename(dataset.image(50000031))
+    counts = dataset.run(**ALL)
+    assert counts["images_in_two_splits"] == {"count": 2, "first": [50000011, 50000031]}
+    copy, leak = warnings(counts)
+    assert copy == "2 images: the picture is another study's too (a copy or a link)"
+    assert leak.startswith("2 images (the first: study 50000011) are also those of studies in another split")
+
+
+def test_blank_images_are_no_copies_of_each_other(dataset):
+    for study in (50000011, 50000031):
+        Image.new("L", (8, 8), 7).save(dataset.image(study))
+    assert list(warnings(dataset.run(**ALL))) == ["2 images: every pixel has the same value: nothing is shown"]
+
+
+@pytest.mark.parametrize("table", [METADATA, SPLIT, QUESTIONS, MIMIC_ALL])
+@pytest.mark.parametrize("content", [b"", gzip.compress(b"")])
+def test_an_empty_table_is_named(dataset, table, content):
+    (dataset.folder / table).write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(f"{dataset.folder / table} is empty; fetch it again")):
+        dataset.run()
+
+
+def test_an_empty_image_is_named(dataset):
+    dataset.image(50000011).write_bytes(b"")
+    with pytest.raises(UserError, match=re.escape(f"{dataset.image(50000011)} is empty; fetch the file again")):
+        dataset.run()
 
 
 def test_a_folder_in_place_of_an_image_is_named(dataset):

@@ -49,6 +49,26 @@ def test_what_cannot_be_answered_is_not_asked() -> None:
     assert answers(NONE, SMALL, LARGE, days=(9, 0, 0)) == {}, "two images of one day have one name"
     unclear = {"effusion": {"level": "loculated"}}
     assert answers(NONE, unclear, LARGE) == {"since when": "9 days before"}, "a level without severity has no order"
+    four = answers(unclear, NONE, SMALL, LARGE, days=(90, 30, 9, 0))
+    assert four == {"since when": "9 days before"}, "the oldest may be the worst"
+
+
+def test_a_finding_without_a_level_is_as_severe_as_a_minimal_one() -> None:
+    minimal = {"effusion": {"level": "minimal"}}
+    assert answers(NONE, {"effusion": {}}, minimal) == {"since when": "9 days before", "getting worse": "yes"}
+    assert answers(SMALL, {"effusion": {}}, NONE)["worst"] == "30 days before"
+
+
+def test_the_current_image_alone_is_a_test_of_test_studies() -> None:
+    for split in ("train", "val", "test"):
+        studies = [
+            {"subject_id": 1, "split": split, "study_id": day, "image": f"{day}.jpg", "taken_at": f"2150-01-{day:02}"}
+            for day in (10, 20, 30)
+        ]
+        findings = {"10": NONE, "20": SMALL, "30": LARGE}
+        rows = list(timelines.records(studies, findings, Sources.join(studies, []), Instruct(max_images=3), 0))
+        variants = {(place, record["meta"]["variant"]) for place, record in rows}
+        assert variants == {(split, "all")} | ({("test", "one image")} if split == "test" else set())
 
 
 def every() -> list[timelines.Timeline]:
