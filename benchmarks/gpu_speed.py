@@ -40,7 +40,7 @@ from lumen_hpc.nvila import attention, cards, flash, layers
 from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
 from lumen_hpc.training.flops import matrix_flops
-from lumen_hpc.training.learner import ONE_CALL
+from lumen_hpc.training.learner import ALL_TILES
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.sizing import plan, resolve
 from lumen_hpc.training.speed import PEAK_FLOPS, peak_flops
@@ -239,7 +239,7 @@ def parts(size: Size, row: str) -> dict[str, Any]:
     """Tower with projector, and the language model's layers, each alone, forward and backward."""
     case = Case(size, **SETTINGS[row])
     case.model.train().prepare_layers(case.train.checkpointing, compiled=case.train.compiled)
-    case.model.tiles_at_once = ONE_CALL
+    case.model.tiles_at_once = ALL_TILES
     embeds = case.model.embed(case.batch)[0].detach().requires_grad_()
     results = {"attention plan ms": 1000 * case.seconds(lambda: case.model.attention_plan(case.batch))}
     attention_plan = case.model.attention_plan(case.batch)

@@ -49,7 +49,7 @@ def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], s
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=LEARNING_RATE, betas=BETAS, weight_decay=DECAY)
     groups, kinds = pretrain.image_groups(records), np.array([kind(record) for record in records])
-    order = sampler.mixed(groups, kinds, mixture, steps=steps, max_run_length=TOGETHER, seed=seed)
+    order = sampler.mixed_streams(groups, kinds, mixture, steps=steps, max_run_length=TOGETHER, seed=seed)
     recent: dict[str, list[float]] = defaultdict(list)
     start = time.process_time()
     model.train()
@@ -57,7 +57,7 @@ def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], s
         indices_by_group: dict[int, list[int]] = {}
         for index in order.batch(step):
             indices_by_group.setdefault(int(groups[index]), []).append(index)
-        sequences = list(pretrain.encoded(model, ([records[i] for i in group] for group in indices_by_group.values())))
+        sequences = list(pretrain.encode_groups(model, ([records[i] for i in group] for group in indices_by_group.values())))
         loss, by_kind = loss_of_kinds(
             model, sequences, [[kinds[i] for i in group] for group in indices_by_group.values()]
         )

@@ -204,10 +204,10 @@ def layout(folder: Path, size: int) -> None:
     from lumen_hpc.models import Workload
     from lumen_hpc.training.layout import lay_out
     from lumen_hpc.training.model_sizes import Sizes
-    from lumen_hpc.training.occupancy import parallel, stated
+    from lumen_hpc.training.occupancy import choose_group_size, stated_steps
 
-    steps = stated(Train(), Workload())
-    ranks = size // parallel(steps, Train(), size, Sizes().heads)
+    steps = stated_steps(Train(), Workload())
+    ranks = size // choose_group_size(steps, Train(), size, Sizes().heads)
     for groups, prefix, suffix in itertools.islice(itertools.cycle(steps), 100):
         lay_out(range(len(groups)), groups, prefix, suffix, world_size=ranks, budget=16384, shared=True)
 
@@ -221,7 +221,7 @@ def efficiency(size: int) -> str:
     before, now = alone.occupancy.efficiency, found.occupancy.efficiency
     return (
         f"efficiency {before:.2f}, with train.sequence_parallel={found.occupancy.sequence_parallel} {now:.2f}: "
-        f"a GPU sends {found.sent_gb:.1f} GB a step, {found.sending:.0%} of the time"
+        f"a GPU sends {found.sent_gb:.1f} GB a step, {found.sending_share:.0%} of the time"
     )
 
 

@@ -161,7 +161,7 @@ def alternate(folder: Path, out: Path, steps: int) -> list[tuple[float, float]]:
     train = settings(steps=steps + 2)
     job = work(folder, out, train)
     job = dataclasses.replace(job, batcher=PrebuiltBatches(job.batcher))
-    plan = sampler.make(job.index.groups, job.index.kinds, train, 0)
+    plan = sampler.make_sampler(job.index.groups, job.index.kinds, train, 0)
     checkpoints = loop.Checkpoints(out / "bare", Ranks(), keep=1)
     bare_engine = Engine(work(folder, out, train).model, train, Ranks(), checkpoints.writer)
     runner = loop.Loop(job, train, Ranks(), plan, bare_engine, checkpoints, 0)

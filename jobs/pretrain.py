@@ -29,7 +29,7 @@ STAGE = Stage(
         "instruct.outcomes",
         "instruct.timelines",
     ),
-    progress=lambda settings, folder: speed.of_pretraining(folder, settings.pretrain),
+    progress=lambda settings, folder: speed.pretraining_progress(folder, settings.pretrain),
     enabled=lambda settings: settings.train.base == "tiny" or settings.experts.model == "phantom",
 )
 

@@ -27,7 +27,7 @@ STAGE = Stage(
         *repeats(settings.predict.models, settings.train.seeds),
     ],
     gpu_hours=estimate.train,
-    progress=lambda settings, folder: speed.of_run(folder, settings.train),
+    progress=lambda settings, folder: speed.run_progress(folder, settings.train),
 )
 
 

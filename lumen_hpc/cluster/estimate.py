@@ -88,11 +88,13 @@ def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.Tra
     read, steps = workload(run.settings, model, question_counts.of(run)), _steps(run, model)
     sizes = _sizes(run)
     if memory := run.profile.gpu_memory_gb:
-        known = steps or occupancy.stated(train, read or Workload())
-        divided = replace(train, sequence_parallel=occupancy.parallel(known, train, gpus, sizes.heads, nodes=nodes))
+        known = steps or occupancy.stated_steps(train, read or Workload())
+        divided = replace(
+            train, sequence_parallel=occupancy.choose_group_size(known, train, gpus, sizes.heads, nodes=nodes)
+        )
         fitting = sizing.resolve(divided, gpus, memory, nodes=nodes, sizes=sizes, workload=read)
         train = replace(fitting, sequence_parallel=train.sequence_parallel)  # the plan decides by its own GPUs
-    return sizing.plan(train, gpus, nodes=nodes, sizes=sizes, workload=read, own=own, steps=steps)
+    return sizing.plan(train, gpus, nodes=nodes, sizes=sizes, workload=read, progress=own, steps=steps)
 
 
 def _sizes(run: Run) -> Sizes:
@@ -104,7 +106,9 @@ def _sizes(run: Run) -> Sizes:
 
 def _steps(run: Run, model: str) -> occupancy.Steps | None:
     """Steps of the record index, where a training of this model has made one."""
-    return occupancy.recorded(run.path("train", model) / "record_index.npz", run.settings.train, run.settings.seed)
+    return occupancy.recorded_steps(
+        run.path("train", model) / "record_index.npz", run.settings.train, run.settings.seed
+    )
 
 
 def idle_warning(run: Run, model: str) -> str:
@@ -124,7 +128,7 @@ def idle_warning(run: Run, model: str) -> str:
     nodes = run.profile.resources["train"].nodes
     divided = [
         (f"train.sequence_parallel={n} takes {{}}", replace(train, sequence_parallel=n), found.gpus, steps)
-        for n in occupancy.TOGETHER if n > used.sequence_parallel and found.gpus % (n * nodes) == 0
+        for n in occupancy.GROUP_SIZES if n > used.sequence_parallel and found.gpus % (n * nodes) == 0
     ]  # fmt: skip
     fixes = []
     for alternatives in (divided, *tried):
@@ -153,7 +157,7 @@ def require_fit(run: Run, models: list[str]) -> None:
         sizes, counts = _sizes(run), question_counts.expected(run.settings)
         for model in models:
             read = workload(run.settings, model, counts)
-            sizing.check(train, gpus, memory, nodes=resources.nodes, sizes=sizes, workload=read)
+            sizing.check_fit(train, gpus, memory, nodes=resources.nodes, sizes=sizes, workload=read)
 
 
 def train(run: Run, model: str) -> float:

@@ -20,15 +20,15 @@ def language_layer(
         if checkpointing == "selective":  # its input, o, gate and up as well; nothing reads what `down` makes
             return size * (q_k_v_attention + 2 * width + 2 * mlp)
         return size * (q_k_v_attention + 2 * width + 3 * mlp)
-    outputs = 3 * width + 2 * kv + 2 * mlp  # of its products: q, o, down; k, v; gate, up
+    product_outputs = 3 * width + 2 * kv + 2 * mlp  # of its products: q, o, down; k, v; gate, up
     if checkpointing == "selective":  # its input and its attention as well; an adapter has two products of its own
-        return size * (2 * width + outputs + (outputs + 7 * rank if rank else 0))
-    norms = 2 * (4 if rank else 4 + size) * width  # RMSNorm computes in float32; a frozen one keeps less
+        return size * (2 * width + product_outputs + (product_outputs + 7 * rank if rank else 0))
+    norm_inputs = 2 * (4 if rank else 4 + size) * width  # RMSNorm computes in float32; a frozen one keeps less
     attention = size * (2 * width + 2 * kv)
-    inputs = size * (3 * width + mlp)  # of its products; gate, silu(gate) and up make the rest of the MLP
+    product_inputs = size * (3 * width + mlp)  # of its products; gate, silu(gate) and up make the rest of the MLP
     if rank:  # each adapter reads its own copy after dropout, and dropout keeps its mask
-        inputs = (size + 1) * (6 * width + mlp) + size * 7 * rank
-    return norms + attention + inputs + size * 3 * mlp
+        product_inputs = (size + 1) * (6 * width + mlp) + size * 7 * rank
+    return norm_inputs + attention + product_inputs + size * 3 * mlp
 
 
 def vision_layer(
@@ -39,11 +39,11 @@ def vision_layer(
         return size * width
     if compiled and not rank and checkpointing == "selective":  # input, q, k, v, attention, out; fc1
         return size * (6 * width + mlp)
-    outputs = 5 * width + mlp  # q, k, v, out, fc2; fc1
+    product_outputs = 5 * width + mlp  # q, k, v, out, fc2; fc1
     if checkpointing == "selective":
-        return size * (2 * width + outputs + (outputs + 6 * rank if rank else 0))
-    kept = 2 * width + 3 * width + width + mlp  # inputs of the norms; q, k, v; attention; input of GELU
-    inputs = 2 * width + mlp  # of q, k and v; of fc1; of fc2. `out` reads what attention kept
+        return size * (2 * width + product_outputs + (product_outputs + 6 * rank if rank else 0))
+    stored_width = 2 * width + 3 * width + width + mlp  # inputs of the norms; q, k, v; attention; input of GELU
+    product_inputs = 2 * width + mlp  # of q, k and v; of fc1; of fc2. `out` reads what attention kept
     if rank:
-        return size * (kept + 6 * rank) + (size + 1) * (5 * width + mlp)
-    return size * (kept + inputs)
+        return size * (stored_width + 6 * rank) + (size + 1) * (5 * width + mlp)
+    return size * (stored_width + product_inputs)

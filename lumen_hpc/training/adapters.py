@@ -28,17 +28,17 @@ FOLDER = "adapter"
 
 def target_names(model: NVILA, train: schema.Train) -> list[str]:
     """Names of the linear layers that get an adapter, in the model's order. Raises UserError if there is none."""
-    running = {id(layer) for part in layers.layers(model).values() for layer in part}
-    roots = {name: module for name, module in model.named_modules() if id(module) in running}
+    active_layer_ids = {id(layer) for part in layers.layers(model).values() for layer in part}
+    roots = {name: module for name, module in model.named_modules() if id(module) in active_layer_ids}
     roots["mm_projector"] = model.mm_projector
-    parts = {"mm_projector": "projector"}
-    chosen = set(train.adapter.targets)
+    part_names = {"mm_projector": "projector"}
+    targets = set(train.adapter.targets)
     names = [
         f"{root}.{name}"
         for root, module in roots.items()
-        if parts.get(root, root.split(".")[0]) in train.tune
+        if part_names.get(root, root.split(".")[0]) in train.tune
         for name, child in module.named_modules()
-        if isinstance(child, nn.Linear) and (not chosen or name.rpartition(".")[2] in chosen)
+        if isinstance(child, nn.Linear) and (not targets or name.rpartition(".")[2] in targets)
     ]
     if not names:
         raise UserError(
@@ -80,8 +80,8 @@ def split(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
     base: dict[str, torch.Tensor] = {}
     factors: dict[str, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        if found := _FACTOR.fullmatch(name):
-            factors.setdefault(found[1], {})[found[2]] = tensor
+        if match := _FACTOR.fullmatch(name):
+            factors.setdefault(match[1], {})[match[2]] = tensor
         else:
             base[name.replace(".base_layer.", ".")] = tensor
     return base, factors
@@ -94,13 +94,13 @@ def merge(
 
     `bits`: what W is rounded to first, for adapters that learned over a quantised base.
     """
-    merged = dict(base)
+    tensors = dict(base)
     for layer, pair in factors.items():
         weight = base[f"{layer}.weight"]
-        weight = weight if bits == 16 else quantisation.rounded(weight, bits)
+        weight = weight if bits == 16 else quantisation.rounded_weight(weight, bits)
         update = scale * (pair["B"].to(weight.device).float() @ pair["A"].to(weight.device).float())
-        merged[f"{layer}.weight"] = (weight.float() + update).to(weight.dtype)
-    return merged
+        tensors[f"{layer}.weight"] = (weight.float() + update).to(weight.dtype)
+    return tensors
 
 
 def scale(adapter: Mapping[str, Any]) -> float:

@@ -25,26 +25,26 @@ log = logging.getLogger(__name__)
 class Auto:
     """Decides in the order in which a training learns what it needs: GPU memory, the compiler, the records."""
 
-    def __init__(self, asked: schema.Train, base: Path, out: Path, ranks: Ranks) -> None:
+    def __init__(self, settings: schema.Train, base: Path, out: Path, ranks: Ranks) -> None:
         """`asked`: the settings as given; `base`: folder of the pretrained NVILA; `out`: folder of the training."""
-        self._asked, self._base, self._out, self._ranks = asked, base, out, ranks
+        self._settings, self._base, self._out, self._ranks = settings, base, out, ranks
         self._sizes = Sizes.read(base)
         gpu = torch.cuda.get_device_properties(ranks.local_rank) if torch.cuda.is_available() else None
         self._memory_gb = gpu.total_memory / 1e9 if gpu is not None else 0.0
 
     def resolve_memory(self) -> schema.Train:
         """The settings with every `auto` about memory decided by this GPU; a begun training keeps its ZeRO stage."""
-        train = self._asked
+        train = self._settings
         if train.zero == "auto" and (self._out / "training.json").is_file():
-            begun = json.loads((self._out / "training.json").read_text()).get("train.zero")
-            train = dataclasses.replace(train, zero=begun if isinstance(begun, int) else "auto")
-        resolved = self._resolved(train)
+            initial_stage = json.loads((self._out / "training.json").read_text()).get("train.zero")
+            train = dataclasses.replace(train, zero=initial_stage if isinstance(initial_stage, int) else "auto")
+        resolved = self._resolve(train)
         if resolved != train and self._ranks.first:
             names = ("zero", "checkpointing", "node_shards")
             log.info(", ".join(f"train.{name}={getattr(resolved, name)}" for name in names))
         return resolved
 
-    def _resolved(self, train: schema.Train) -> schema.Train:
+    def _resolve(self, train: schema.Train) -> schema.Train:
         ranks = self._ranks
         return sizing.resolve(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
 
@@ -52,7 +52,7 @@ class Auto:
         """The settings with `train.compiled=auto` decided: plain layers where one rank cannot compile."""
         if train.compiled == "auto":
             beat("trying the compiler")
-            reasons = [reason for reason in gather_json(self._why_plain(train)) if reason]
+            reasons = [reason for reason in gather_json(self._reason_for_plain_layers(train)) if reason]
             if reasons and self._ranks.first:
                 log.info("plain layers: %s", reasons[0])
             train = dataclasses.replace(train, compiled=not reasons)
@@ -68,32 +68,38 @@ class Auto:
         Activations then take less memory, so an `auto` that was asked for about recomputation is decided again. Raises
         UserError for a number that does not fit the ranks or the model.
         """
-        ranks, size = self._ranks, train.ranks_a_micro_batch
+        ranks, group_size = self._ranks, train.ranks_a_micro_batch
         if train.sequence_parallel == "auto" and torch.cuda.is_available():
-            steps = occupancy.sampled(vars(index), train, seed)
-            size = occupancy.parallel(steps, train, ranks.world_size, self._sizes.heads, nodes=ranks.nodes)
-        if size > 1 and (reason := sequence_parallel.apart(size)):
+            steps = occupancy.sampled_steps(vars(index), train, seed)
+            group_size = occupancy.choose_group_size(
+                steps, train, ranks.world_size, self._sizes.heads, nodes=ranks.nodes
+            )
+        if group_size > 1 and (reason := sequence_parallel.node_crossing(group_size)):
             fix = "number the ranks node by node (srun --distribution=block)"
             if train.sequence_parallel != "auto":
-                raise UserError(f"train.sequence_parallel={size}: {reason}; {fix}, or use train.sequence_parallel=1")
-            log.warning("train.sequence_parallel=auto stays 1, where %d would be faster: %s; %s", size, reason, fix)
-            size = 1
-        train = dataclasses.replace(train, sequence_parallel=size)
+                raise UserError(
+                    f"train.sequence_parallel={group_size}: {reason}; {fix}, or use train.sequence_parallel=1"
+                )
+            log.warning(
+                "train.sequence_parallel=auto stays 1, where %d would be faster: %s; %s", group_size, reason, fix
+            )
+            group_size = 1
+        train = dataclasses.replace(train, sequence_parallel=group_size)
         sizing.check_parallel(train, ranks.world_size, ranks.nodes, self._sizes)
-        if size > 1:
-            again = self._resolved(dataclasses.replace(self._asked, zero=train.zero, sequence_parallel=size))
-            train = dataclasses.replace(train, checkpointing=again.checkpointing, node_shards=again.node_shards)
+        if group_size > 1:
+            resolved = self._resolve(dataclasses.replace(self._settings, zero=train.zero, sequence_parallel=group_size))
+            train = dataclasses.replace(train, checkpointing=resolved.checkpointing, node_shards=resolved.node_shards)
             if ranks.first:
-                log.info("train.sequence_parallel=%d: so many ranks compute each micro-batch together", size)
+                log.info("train.sequence_parallel=%d: so many ranks compute each micro-batch together", group_size)
         return train
 
     def require_fit(self, train: schema.Train) -> None:
         """Raises UserError, with settings that would fit, where the plan of these exceeds the GPU's memory."""
         ranks = self._ranks
         if self._memory_gb:
-            sizing.check(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
+            sizing.check_fit(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
 
-    def _why_plain(self, train: schema.Train) -> str:
+    def _reason_for_plain_layers(self, train: schema.Train) -> str:
         """Why this rank does not compile layers; empty where a trial went well."""
         if train.quantised:
             return f"train.adapter.base_bits={train.adapter.base_bits}"
@@ -103,4 +109,4 @@ class Auto:
             return "there is no GPU"
         if train.attention not in ("auto", "flex"):
             return f"train.attention={train.attention}"
-        return compile_trial.why_plain(train, read_config(self._base))
+        return compile_trial.reason_for_plain_layers(train, read_config(self._base))

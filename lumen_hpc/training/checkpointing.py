@@ -100,7 +100,7 @@ class StagedWriter(CheckpointEngine):
         return staged
 
 
-class _Hashed:
+class _HashingFile:
     """A file that hashes what is written to it, so that a checkpoint is read back only when it is loaded."""
 
     def __init__(self, path: Path) -> None:
@@ -125,10 +125,14 @@ class _Hashed:
 
 def rng_state() -> dict[str, Any]:
     """Every generator that training could draw from."""
-    drawn: Any = np.random.get_state()
-    kind, keys, *rest = drawn
-    numpy = [kind, torch.from_numpy(keys.astype(np.int64)), *rest]  # no array: its pickle would need numpy's own code
-    state = {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state()}
+    numpy_state: Any = np.random.get_state()
+    kind, keys, *rest = numpy_state
+    numpy_tensors = [
+        kind,
+        torch.from_numpy(keys.astype(np.int64)),
+        *rest,
+    ]  # no array: its pickle would need numpy's own code
+    state = {"python": random.getstate(), "numpy": numpy_tensors, "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
@@ -147,24 +151,24 @@ def restore_rng(state: dict[str, Any]) -> None:
 class Checkpoints:
     """The checkpoint folder of one training, as one rank sees it."""
 
-    def __init__(self, folder: Path, ranks: Ranks, *, keep: int, wait: float = 1800.0) -> None:
+    def __init__(self, folder: Path, ranks: Ranks, *, keep: int, timeout: float = 1800.0) -> None:
         """`keep`: complete checkpoints that stay; `wait`: seconds rank 0 waits for the other ranks' files."""
-        self._folder, self._ranks, self._keep, self._wait = folder, ranks, keep, wait
+        self._folder, self._ranks, self._keep, self._timeout = folder, ranks, keep, timeout
         self._thread: threading.Thread | None = None
         self._failure = ""
-        self._wait_until = 0.0
+        self._deadline = 0.0
         self.writer = StagedWriter()
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob(".step-*"):
-                shutil.rmtree(left, ignore_errors=True)
+            for partial_folder in folder.glob(".step-*"):
+                shutil.rmtree(partial_folder, ignore_errors=True)
 
     def save(self, step: int, state: dict[str, Any], stage: Callable[[Path], None]) -> float:
         """Saves after `step` steps; `stage(folder)` has DeepSpeed write through `self.writer`. All ranks call it.
 
         Returns the seconds for which training paused; the writing continues in a thread.
         """
-        began = time.perf_counter()
+        start = time.perf_counter()
         self.finish()
         staging = self._folder / f".step-{step:06d}"
         if self._ranks.first:
@@ -175,10 +179,10 @@ class Checkpoints:
         files = self.writer.take()
         files.append((rng_state(), staging / f"rng-{self._ranks.rank:05d}.pt"))
         marker = {"step": step, "world_size": self._ranks.world_size, "state": state}
-        self._wait_until = time.monotonic() + self._wait
+        self._deadline = time.monotonic() + self._timeout
         self._thread = threading.Thread(target=self._write, args=(staging, files, marker), name=f"checkpoint-{step}")
         self._thread.start()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
     @property
     def failed(self) -> bool:
@@ -192,20 +196,20 @@ class Checkpoints:
         self._thread.join()
         self._thread = None
         if failure := next((message for message in gather_json(self._failure) if message), ""):
-            raise unwritable(self._folder, failure)
+            raise write_error(self._folder, failure)
 
     def abandon(self) -> None:
         """Called when this rank fails: rank 0 waits for the other ranks' files no longer than GRACE_S from now."""
-        self._wait_until = time.monotonic() + GRACE_S
+        self._deadline = time.monotonic() + GRACE_S
 
     def _write(self, staging: Path, files: list[tuple[Any, Path]], marker: dict[str, Any]) -> None:
         try:
-            sums = {}
+            digests = {}
             for value, path in files:
-                hashed = _Hashed(path)
-                torch.save(value, hashed)
-                sums[str(path.relative_to(staging))] = hashed.close()
-            write_json(staging / f"rank-{self._ranks.rank:05d}.json", sums)
+                file = _HashingFile(path)
+                torch.save(value, file)
+                digests[str(path.relative_to(staging))] = file.close()
+            write_json(staging / f"rank-{self._ranks.rank:05d}.json", digests)
             if self._ranks.first:
                 self._complete(staging, marker)
         except BaseException as failure:  # the training thread sees it in `failed` and `finish`
@@ -217,23 +221,23 @@ class Checkpoints:
 
     def _complete(self, staging: Path, marker: dict[str, Any]) -> None:
         """Rank 0: when all ranks' files are there, the marker and the rename that makes them a checkpoint."""
-        parts = [staging / f"rank-{rank:05d}.json" for rank in range(self._ranks.world_size)]
-        while missing := [part.stem for part in parts if not part.exists()]:
-            if time.monotonic() > self._wait_until:
-                raise TimeoutError(f"{', '.join(missing)} did not write their part in time")
+        part_files = [staging / f"rank-{rank:05d}.json" for rank in range(self._ranks.world_size)]
+        while missing_parts := [part.stem for part in part_files if not part.exists()]:
+            if time.monotonic() > self._deadline:
+                raise TimeoutError(f"{', '.join(missing_parts)} did not write their part in time")
             time.sleep(0.01)
-        sums = [json.loads(part.read_text()) for part in parts]
-        if not all(sums):
+        parts = [json.loads(part.read_text()) for part in part_files]
+        if not all(parts):
             return  # a rank could not write its files, and reports it itself
-        marker = {**marker, "files": {name: entry for part in sums for name, entry in part.items()}}
+        marker = {**marker, "files": {name: entry for part in parts for name, entry in part.items()}}
         write_json(staging / MARKER, {**marker, "sha256": _digest(marker)})
         final = self._folder / staging.name.removeprefix(".")
         shutil.rmtree(final, ignore_errors=True)  # a corrupt one of the same step, or it would not be written again
         staging.rename(final)
         sync_folder(self._folder)
-        steps, oldest_kept = _steps(self._folder), _marked(self._folder)[-self._keep :][0]
-        for old in steps[: steps.index(oldest_kept)]:  # without a marker too: what a killed rank began to remove
-            shutil.rmtree(old)
+        folders, oldest = _step_folders(self._folder), _marked_folders(self._folder)[-self._keep :][0]
+        for expired in folders[: folders.index(oldest)]:  # without a marker too: what a killed rank began to remove
+            shutil.rmtree(expired)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose every file matches its marker; all ranks call it and get the same one.
@@ -241,17 +245,19 @@ class Checkpoints:
         The ranks share the hashing. Rank 0 logs each skipped checkpoint with the reason. Raises UserError for one that
         another user may have written: to begin again for that would lose what its owner can save with a chmod.
         """
-        names = broadcast_json([path.name for path in reversed(_steps(self._folder))])  # nodes may see different ages
+        names = broadcast_json(
+            [path.name for path in reversed(_step_folders(self._folder))]
+        )  # nodes may see different ages
         for folder in (self._folder / name for name in names):
             with raised_together():
-                checkpoint, reason = _read(folder)
+                checkpoint, reason = _read_marker(folder)
                 if checkpoint is not None:
                     reason = _mismatch(checkpoint, self._ranks.rank, self._ranks.world_size)
-            found = next((r for r in gather_json(reason) if r), None)
-            if not found:
+            skip_reason = next((r for r in gather_json(reason) if r), None)
+            if not skip_reason:
                 return checkpoint
             if self._ranks.first:
-                log.warning("checkpoint %s is skipped: %s", folder, found)
+                log.warning("checkpoint %s is skipped: %s", folder, skip_reason)
         return None
 
     @contextlib.contextmanager
@@ -283,11 +289,11 @@ def _convert(source: Path, target: Path, beat: Beat) -> None:
         "tool.main(tool.parse_arguments())"
     )
     command = [sys.executable, "-c", code, "--inject_missing_state"]
-    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    python_path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     process = subprocess.Popen(
         [*command, "--input_folder", str(source), "--output_folder", str(target)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "DS_ACCELERATOR": accelerator.NAME, "PYTHONPATH": path},
+        env={**os.environ, "DS_ACCELERATOR": accelerator.NAME, "PYTHONPATH": python_path},
     )  # fmt: skip
     while True:
         beat(f"converting {source} for another number of ranks")
@@ -298,30 +304,30 @@ def _convert(source: Path, target: Path, beat: Beat) -> None:
         raise RuntimeError(f"{source} could not be converted for another number of ranks:\n{errors[-2000:]}")
 
 
-def unwritable(checkpoints: Path, reason: object) -> UserError:
+def write_error(checkpoints: Path, reason: object) -> UserError:
     """The error of a training that cannot write."""
     return UserError(
         f"{checkpoints.parent} cannot be written to ({reason}); the last complete checkpoint is "
-        f"{newest(checkpoints) or 'none'}, and the same command continues from there"
+        f"{newest_checkpoint(checkpoints) or 'none'}, and the same command continues from there"
     )
 
 
-def newest(folder: Path) -> Path | None:
+def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint with a marker, unverified, of a folder of them."""
-    return next(iter(reversed(_marked(folder))), None)
+    return next(iter(reversed(_marked_folders(folder))), None)
 
 
-def _marked(folder: Path) -> list[Path]:
-    return [path for path in _steps(folder) if (path / MARKER).is_file()]
+def _marked_folders(folder: Path) -> list[Path]:
+    return [path for path in _step_folders(folder) if (path / MARKER).is_file()]
 
 
-def _steps(folder: Path) -> list[Path]:
+def _step_folders(folder: Path) -> list[Path]:
     """The checkpoint folders, `step-<digits>` and nothing else (a user's `step-000003-backup` is theirs), by step."""
-    found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    folders = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name) and path.is_dir()]
+    return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def _read(folder: Path) -> tuple[Checkpoint | None, str | None]:
+def _read_marker(folder: Path) -> tuple[Checkpoint | None, str | None]:
     """The checkpoint that a marker describes, or the reason there is none."""
     try:
         marker = json.loads((folder / MARKER).read_text())

@@ -26,7 +26,9 @@ QUESTIONS = ("Is there an effusion in the left lung?", "Is there edema?")
 ANSWER = "No finding is seen."
 
 
-def why_plain(train: schema.Train, config: NVILAConfig, *, device: str = "cuda", backend: Any = layers.BACKEND) -> str:
+def reason_for_plain_layers(
+    train: schema.Train, config: NVILAConfig, *, device: str = "cuda", backend: Any = layers.BACKEND
+) -> str:
     """Why the layers of `config` had better not be compiled; empty where they can.
 
     `train` with no `auto` about memory left. Losses and gradients must agree; gradients of adapters roughly, since
@@ -36,14 +38,16 @@ def why_plain(train: schema.Train, config: NVILAConfig, *, device: str = "cuda",
     settings = dataclasses.replace(train, zero=1, sequence_parallel=1, cache_images_gb=0.0)
     try:
         with torch.random.fork_rng():
-            plain, fused = (_losses_and_gradients(settings, config, device, kind, backend) for kind in (False, True))
+            plain, compiled = (
+                _losses_and_gradients(settings, config, device, is_compiled, backend) for is_compiled in (False, True)
+            )
     except Exception as error:  # whatever a compiler does without its tools
         return f"layers cannot be compiled here ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-    exact = 5e-2 if train.precision == "bf16" else 1e-4
-    limits = (exact, exact if train.adapter.kind == "none" else 0.5)
-    for name, limit, a, b in zip(("losses", "gradients"), limits, plain, fused):
-        if not (apart := float((a - b).norm() / a.norm())) < limit:
-            return f"{name} of compiled layers differ from those of plain ones by {apart:.2g} of their size"
+    tolerance = 5e-2 if train.precision == "bf16" else 1e-4
+    limits = (tolerance, tolerance if train.adapter.kind == "none" else 0.5)
+    for name, limit, a, b in zip(("losses", "gradients"), limits, plain, compiled):
+        if not (distance := float((a - b).norm() / a.norm())) < limit:
+            return f"{name} of compiled layers differ from those of plain ones by {distance:.2g} of their size"
     return ""
 
 
@@ -52,7 +56,7 @@ def _losses_and_gradients(
 ) -> list[torch.Tensor]:
     """float32 [supervised tokens], and the gradient of all weights, one behind the other."""
     kernel = "flex" if compiled else "sdpa"
-    model = _cut_down(config, kernel, torch.bfloat16 if train.precision == "bf16" else torch.float32, device)
+    model = _small_model(config, kernel, torch.bfloat16 if train.precision == "bf16" else torch.float32, device)
     learner = Learner(model, dataclasses.replace(train, compiled=False))
     model.prepare_layers(train.checkpointing, compiled=compiled, backend=backend)
     batch = _batch(model).to(torch.device(device))
@@ -63,24 +67,24 @@ def _losses_and_gradients(
     return [losses.detach(), torch.cat(gradients)]
 
 
-def _cut_down(config: NVILAConfig, kernel: str, dtype: torch.dtype, device: str) -> nvila.NVILA:
+def _small_model(config: NVILAConfig, kernel: str, dtype: torch.dtype, device: str) -> nvila.NVILA:
     """Random weights at the widths of `config`: one layer of the language model, as few of the tower's as can be."""
     tokenizer = train_tokenizer([*QUESTIONS, ANSWER])
     vocabulary = tokenizer.backend.get_vocab_size(with_added_tokens=True)
-    unread = dict.fromkeys(("layer_types", "pad_token_id", "bos_token_id", "eos_token_id"))  # of the whole model
+    cleared_keys = dict.fromkeys(("layer_types", "pad_token_id", "bos_token_id", "eos_token_id"))  # of the whole model
     small = dataclasses.replace(
         config,
-        llm=config.llm | unread | {"num_hidden_layers": 1, "vocab_size": vocabulary},
+        llm=config.llm | cleared_keys | {"num_hidden_layers": 1, "vocab_size": vocabulary},
         vision_tower=config.vision_tower | {"num_hidden_layers": max(2, -config.select_layer, config.select_layer)},
     )
-    before = torch.get_default_dtype()
+    default_dtype = torch.get_default_dtype()
     with torch.random.fork_rng(), torch.device(device):
         torch.manual_seed(0)
         torch.set_default_dtype(dtype)
         try:
             return nvila.NVILA(small, tokenizer, kernel=kernel)
         finally:
-            torch.set_default_dtype(before)
+            torch.set_default_dtype(default_dtype)
 
 
 def _batch(model: nvila.NVILA) -> nvila.Batch:

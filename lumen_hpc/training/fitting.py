@@ -13,31 +13,33 @@ ANSWER_SHARE = 16
 images a question shows, or what a test question shows would depend on its answer."""
 
 
-class Fitted(NamedTuple):
+class FittedRecord(NamedTuple):
     """A record as it is shown."""
 
     record: Record
     measure: Measure
-    left_out: int
+    images_left_out: int
     """How many of its oldest images are not shown."""
 
 
 def fit(
     records: Sequence[Record], measure: Callable[[Sequence[Record]], list[Measure]], max_tokens: int
-) -> list[Fitted]:
+) -> list[FittedRecord]:
     """The records, each without as many of its oldest images as its prompt is too long by.
 
     A record that is still too long when no image can be left out (`without_oldest`) is returned as it then is.
     """
-    most = max_tokens - max_tokens // ANSWER_SHARE
-    fitted = [Fitted(record, counted, 0) for record, counted in zip(records, measure(records), strict=True)]
-    long = list(range(len(fitted)))
-    while shorter := {
-        place: record
-        for place in long
-        if fitted[place].measure.prompt > most and (record := without_oldest(fitted[place].record))
+    max_prompt = max_tokens - max_tokens // ANSWER_SHARE
+    results = [FittedRecord(record, counts, 0) for record, counts in zip(records, measure(records), strict=True)]
+    long_positions = list(range(len(results)))
+    while shortened_records := {
+        position: record
+        for position in long_positions
+        if results[position].measure.prompt > max_prompt and (record := without_oldest(results[position].record))
     }:
-        for (place, record), counted in zip(shorter.items(), measure(list(shorter.values())), strict=True):
-            fitted[place] = Fitted(record, counted, fitted[place].left_out + 1)
-        long = list(shorter)
-    return fitted
+        for (position, record), counts in zip(
+            shortened_records.items(), measure(list(shortened_records.values())), strict=True
+        ):
+            results[position] = FittedRecord(record, counts, results[position].images_left_out + 1)
+        long_positions = list(shortened_records)
+    return results

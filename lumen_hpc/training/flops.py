@@ -12,9 +12,9 @@ def matrix_flops(train: schema.Train, sizes: Sizes, tokens: float, tiles: float)
 
     Attention is left out. `tokens` of the language model, pictures' included; `tiles` that the tower sees.
     """
-    whole = 6 if train.adapter.kind == "none" else 4  # a frozen weight has no gradient, its input still has
-    llm = whole * tokens * (sizes.llm - sizes.vocabulary * sizes.width)
-    tower = (whole if "vision_tower" in train.tune else 2) * tiles * sizes.patches * sizes.vision_tower
+    flops_per_weight = 6 if train.adapter.kind == "none" else 4  # a frozen weight has no gradient, its input still has
+    llm = flops_per_weight * tokens * (sizes.llm - sizes.vocabulary * sizes.width)
+    tower = (flops_per_weight if "vision_tower" in train.tune else 2) * tiles * sizes.patches * sizes.vision_tower
     return llm + tower
 
 
@@ -27,8 +27,8 @@ def token_flops(train: schema.Train, sizes: Sizes, workload: Workload, sharing: 
     tokens = images * workload.image_tokens + workload.text_tokens
     length = workload.images * workload.image_tokens + workload.text_tokens
     tiles = images * workload.tiles
-    between_tokens = 6 * tokens * length * sizes.width * sizes.layers
-    backward = 3 if "vision_tower" in train.tune else 1
-    between_patches = 4 * backward * tiles * sizes.patches**2 * sizes.vision_width * sizes.vision_layers
+    token_attention = 6 * tokens * length * sizes.width * sizes.layers
+    passes = 3 if "vision_tower" in train.tune else 1
+    patch_attention = 4 * passes * tiles * sizes.patches**2 * sizes.vision_width * sizes.vision_layers
     projector = 6 * images * workload.image_tokens * sizes.mm_projector
-    return (matrix_flops(train, sizes, tokens, tiles) + between_tokens + between_patches + projector) / tokens
+    return (matrix_flops(train, sizes, tokens, tiles) + token_attention + patch_attention + projector) / tokens

@@ -38,10 +38,10 @@ def fingerprint_of(train: schema.Train, records: str, base: Path, seed: int) -> 
 
     Raises UserError for a base that is none.
     """
-    return {**_results(train), "seed": seed, "records": records, "base": _identity(base)}
+    return {**_result_settings(train), "seed": seed, "records": records, "base": _identity(base)}
 
 
-def _results(train: schema.Train) -> dict[str, Any]:
+def _result_settings(train: schema.Train) -> dict[str, Any]:
     """The settings that determine the result; those of speed and location are excluded."""
     values = dataclasses.asdict(train)
     return {
@@ -84,19 +84,19 @@ def require_writable(out: Path, ranks: Ranks) -> None:
 
 
 @contextmanager
-def alone(out: Path, ranks: Ranks) -> Iterator[None]:
+def training_lock(out: Path, ranks: Ranks) -> Iterator[None]:
     """Keeps other jobs from training in the same folder; all ranks call it and raise UserError if one does."""
-    with (out / "training.lock").open("a+") if ranks.first else nullcontext() as lock:
+    with (out / "training.lock").open("a+") if ranks.first else nullcontext() as lock_file:
         holder = ""
-        if lock is not None:
+        if lock_file is not None:
             try:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                lock.truncate(0)
-                lock.write(f"process {os.getpid()} on {socket.gethostname()}, job {ranks.job or 'none'}")
-                lock.flush()
+                fcntl.lockf(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_file.truncate(0)
+                lock_file.write(f"process {os.getpid()} on {socket.gethostname()}, job {ranks.job or 'none'}")
+                lock_file.flush()
             except BlockingIOError:
-                lock.seek(0)
-                holder = lock.read()
+                lock_file.seek(0)
+                holder = lock_file.read()
             except OSError as error:  # a file system without locks
                 log.warning("%s cannot be locked (%s): make sure that no other job trains there", out, error)
         if holder := broadcast_json(holder):
@@ -107,11 +107,11 @@ def alone(out: Path, ranks: Ranks) -> Iterator[None]:
 def finished_steps(out: Path, fingerprint: dict[str, Any]) -> int:
     """Steps of a finished training of just these settings; 0 if there is none."""
     try:
-        kept = json.loads((out / "finished.json").read_text())
+        summary = json.loads((out / "finished.json").read_text())
     except (OSError, ValueError):
         return 0
-    whole = (out / "final" / "complete.json").is_file()
-    return kept["step"] if whole and kept["fingerprint"] == fingerprint else 0
+    complete = (out / "final" / "complete.json").is_file()
+    return summary["step"] if complete and summary["fingerprint"] == fingerprint else 0
 
 
 def set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
@@ -119,10 +119,10 @@ def set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
     file = out / "training.json"
     if file.exists() and json.loads(file.read_text()) != fingerprint:
         earlier = out / "earlier"
-        place = earlier / f"{len(list(earlier.glob('*'))) if earlier.exists() else 0:03d}"
-        place.mkdir(parents=True)
+        destination = earlier / f"{len(list(earlier.glob('*'))) if earlier.exists() else 0:03d}"
+        destination.mkdir(parents=True)
         for name in RESULTS:
             if (out / name).exists():
-                (out / name).rename(place / name)
-        log.warning("%s has a training with other settings or records; it is kept in %s", out, place)
+                (out / name).rename(destination / name)
+        log.warning("%s has a training with other settings or records; it is kept in %s", out, destination)
     write_json(file, fingerprint)

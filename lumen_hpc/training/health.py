@@ -15,7 +15,7 @@ from lumen_hpc.distributed import Ranks, gather_json
 
 ROUNDS = 3
 """All-reduces, of which the fastest counts."""
-SLOW = 0.5
+MIN_SPEED_SHARE = 0.5
 """Share of the median speed below which a GPU is bad."""
 
 
@@ -44,13 +44,13 @@ def _product(size: int) -> float:
     """TFLOP/s of a matrix product, whose result is checked against exact arithmetic."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    left = torch.ones(size, size, device=device, dtype=dtype)
-    left @ left
+    ones = torch.ones(size, size, device=device, dtype=dtype)
+    ones @ ones
     _synchronize()
-    began = time.perf_counter()
-    result = left @ left
+    start = time.perf_counter()
+    result = ones @ ones
     _synchronize()
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     if not bool((result == size).all()):
         raise ArithmeticError("a product of ones is wrong: the device computes wrong results")
     return 2 * size**3 / seconds / 1e12
@@ -61,17 +61,17 @@ def _all_reduce(megabytes: float, world_size: int) -> float:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tensor = torch.ones(int(megabytes * 2**20 / 4), device=device)
     dist.all_reduce(tensor)
-    best = float("inf")
+    fastest = float("inf")
     for _ in range(ROUNDS):
         tensor.fill_(1.0)
         _synchronize()
-        began = time.perf_counter()
+        start = time.perf_counter()
         dist.all_reduce(tensor)
         _synchronize()
-        best = min(best, time.perf_counter() - began)
+        fastest = min(fastest, time.perf_counter() - start)
         if float(tensor[0]) != world_size or float(tensor[-1]) != world_size:
             raise ArithmeticError(f"an all-reduce of ones gave {float(tensor[0])}, not {world_size}")
-    return tensor.numel() * 4 * 2 * (world_size - 1) / max(world_size, 1) / best / 1e9
+    return tensor.numel() * 4 * 2 * (world_size - 1) / max(world_size, 1) / fastest / 1e9
 
 
 def _free_memory() -> float:
@@ -97,7 +97,7 @@ def check_devices(ranks: Ranks, *, size: int | None = None, megabytes: float | N
         fault = f"{type(error).__name__}: {error}"
     if not any(gather_json(fault)):
         bandwidth = _all_reduce(megabytes or (256 if cuda else 4), ranks.world_size)
-    mine = Report(
+    own_report = Report(
         ranks.rank,
         socket.gethostname(),
         torch.cuda.get_device_name() if cuda else "cpu",
@@ -106,20 +106,22 @@ def check_devices(ranks: Ranks, *, size: int | None = None, megabytes: float | N
         bandwidth,
         fault,
     )
-    reports = [Report(**report) for report in gather_json(asdict(mine))]
-    if bad := faulty(reports, slow=SLOW if cuda else 0.0):
-        raise RuntimeError("the health check found bad devices; exclude these nodes and resubmit: " + "; ".join(bad))
+    reports = [Report(**report) for report in gather_json(asdict(own_report))]
+    if messages := fault_messages(reports, min_share=MIN_SPEED_SHARE if cuda else 0.0):
+        raise RuntimeError(
+            "the health check found bad devices; exclude these nodes and resubmit: " + "; ".join(messages)
+        )
     return [asdict(report) for report in reports]
 
 
-def faulty(reports: list[Report], *, slow: float) -> list[str]:
+def fault_messages(reports: list[Report], *, min_share: float) -> list[str]:
     """Faulty ranks, human-readable: those with a fault, and those slower than `slow` times the median."""
-    typical = statistics.median(report.tflops for report in reports)
+    median = statistics.median(report.tflops for report in reports)
     messages = []
     for report in reports:
-        place = f"{report.host} (rank {report.rank}, {report.device})"
+        label = f"{report.host} (rank {report.rank}, {report.device})"
         if report.fault:
-            messages.append(f"{place}: {report.fault}")
-        elif report.tflops < slow * typical:
-            messages.append(f"{place}: {report.tflops:.1f} TFLOP/s where the median is {typical:.1f}")
+            messages.append(f"{label}: {report.fault}")
+        elif report.tflops < min_share * median:
+            messages.append(f"{label}: {report.tflops:.1f} TFLOP/s where the median is {median:.1f}")
     return messages

@@ -21,27 +21,27 @@ class Journal:
         """Opens the files for a run that continues after `step` steps; later lines are removed and counted as lost."""
         self._folder = folder
         self.lost_steps, self.lost_seconds = 0, 0.0
-        lost = _cut(folder / "metrics.jsonl", step)
-        _cut(folder / "consumed.jsonl", step)
-        self.lost_steps = len(lost)
-        self.lost_seconds = sum(line["timing"]["seconds"] for line in lost)
+        lost_rows = _truncate(folder / "metrics.jsonl", step)
+        _truncate(folder / "consumed.jsonl", step)
+        self.lost_steps = len(lost_rows)
+        self.lost_seconds = sum(line["timing"]["seconds"] for line in lost_rows)
         self._metrics = (folder / "metrics.jsonl").open("a")
         self._consumed = (folder / "consumed.jsonl").open("a")
-        self._board = _board(folder / "tensorboard", step)
+        self._tensorboard = _open_tensorboard(folder / "tensorboard", step)
 
-    def restarted(self, **what: Any) -> None:
+    def write_restart(self, **details: Any) -> None:
         """Notes a restart, with the work that it lost."""
         with (self._folder / "restarts.jsonl").open("a") as file:
-            _line(file, {**what, "lost_steps": self.lost_steps, "lost_seconds": round(self.lost_seconds, 3)})
+            _write_line(file, {**details, "lost_steps": self.lost_steps, "lost_seconds": round(self.lost_seconds, 3)})
 
-    def step(self, step: int, ids: list[str], metrics: dict[str, Any], timing: dict[str, Any]) -> None:
+    def write_step(self, step: int, ids: list[str], metrics: dict[str, Any], timing: dict[str, Any]) -> None:
         """Writes one step (counted from 1): its sample ids, its metrics and, separately, its times."""
-        _line(self._consumed, {"step": step, "ids": ids})
-        _line(self._metrics, {"step": step, **metrics, "timing": timing})
-        if self._board is not None:
+        _write_line(self._consumed, {"step": step, "ids": ids})
+        _write_line(self._metrics, {"step": step, **metrics, "timing": timing})
+        if self._tensorboard is not None:
             for name, value in {**metrics, **timing}.items():
                 if isinstance(value, (int, float)):
-                    self._board.add_scalar(name, value, step)
+                    self._tensorboard.add_scalar(name, value, step)
 
     def lacks(self, key: str) -> bool:
         """Whether the last step's row has no such measure."""
@@ -70,40 +70,40 @@ class Journal:
         self.sync()
         self._metrics.close()
         self._consumed.close()
-        if self._board is not None:
-            self._board.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
 
-def losses(folder: Path, last: int) -> list[float]:
+def recent_losses(folder: Path, count: int) -> list[float]:
     """The losses of the last steps on file, oldest first."""
     with (folder / "metrics.jsonl").open() as file:
-        return [json.loads(line)["loss"] for line in file][-last:]
+        return [json.loads(line)["loss"] for line in file][-count:]
 
 
-def _line(file: TextIO, row: dict[str, Any]) -> None:
+def _write_line(file: TextIO, row: dict[str, Any]) -> None:
     file.write(json.dumps(row) + "\n")
     file.flush()
 
 
-def _cut(path: Path, step: int) -> list[dict[str, Any]]:
+def _truncate(path: Path, step: int) -> list[dict[str, Any]]:
     """Keeps the lines up to `step`; returns the others. Lines that a crash broke are dropped."""
-    kept, lost = [], []
+    kept_lines, lost_rows = [], []
     if path.exists():
         for text in path.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(text)
-                done = row["step"] <= step
+                is_kept = row["step"] <= step
             except (ValueError, TypeError, KeyError):
                 continue
-            if done:
-                kept.append(text)
+            if is_kept:
+                kept_lines.append(text)
             else:
-                lost.append(row)
-    files.write_text(path, "".join(text + "\n" for text in kept))
-    return lost
+                lost_rows.append(row)
+    files.write_text(path, "".join(text + "\n" for text in kept_lines))
+    return lost_rows
 
 
-def _board(folder: Path, step: int) -> Any:
+def _open_tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:  # an optional package: metrics.jsonl holds the same numbers

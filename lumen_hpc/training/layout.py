@@ -41,30 +41,33 @@ def sequences(
 
     `groups`, `prefix` and `suffix` are indexed by sample id: images, tokens that can be shared, tokens that cannot.
     """
-    open_: dict[int, list[int]] = {}
-    closed: list[list[int]] = []
-    cost: dict[int, int] = {}
+    open_sequences: dict[int, list[int]] = {}
+    full_sequences: list[list[int]] = []
+    lengths: dict[int, int] = {}
     for sample in batch:
         group = groups[sample]
-        if group in open_ and shared and cost[group] + suffix[sample] <= budget:
-            open_[group].append(sample)
-            cost[group] += suffix[sample]
+        if group in open_sequences and shared and lengths[group] + suffix[sample] <= budget:
+            open_sequences[group].append(sample)
+            lengths[group] += suffix[sample]
             continue
-        if group in open_:
-            closed.append(open_[group])
-        open_[group] = [sample]
-        cost[group] = prefix[sample] + suffix[sample]
-    return [SharedSequence(tuple(s), prefix[s[0]] + sum(suffix[i] for i in s)) for s in [*closed, *open_.values()]]
+        if group in open_sequences:
+            full_sequences.append(open_sequences[group])
+        open_sequences[group] = [sample]
+        lengths[group] = prefix[sample] + suffix[sample]
+    return [
+        SharedSequence(tuple(s), prefix[s[0]] + sum(suffix[i] for i in s))
+        for s in [*full_sequences, *open_sequences.values()]
+    ]
 
 
 Layout = list[list[list[SharedSequence]]]
 """`[rank][micro-batch]` lists of sequences."""
 
-LIMITS = 8
+LENGTH_TRIALS = 8
 """Lengths that are tried as the longest sequence of a step."""
-GAIN = 0.01
+MIN_GAIN = 0.01
 """Share of the critical path that images computed twice must save."""
-FULL = 0.9
+HIGH_EFFICIENCY = 0.9
 """A step in which the ranks compute for this share of its time is left as it is."""
 
 
@@ -83,19 +86,21 @@ def lay_out(
     Samples about the same images are kept together unless spreading them over ranks shortens the critical path. With
     few samples a rank it does: the longest sequence decides, and ranks without one have time for its images.
     """
-    together = sequences(batch, groups, prefix, suffix, budget=budget, shared=shared)
-    best = layout(together, world_size, budget)
-    shortest = critical_path(best)
-    if not shared or sum(item.tokens for item in together) >= FULL * world_size * shortest:
-        return best
-    longest = max(item.tokens for item in together)
-    least = max(prefix[sample] + suffix[sample] for sample in batch)  # one sample cannot be divided
-    for part in range(1, LIMITS + 1):
-        limit = longest - (longest - least) * part // LIMITS
-        tried = layout(sequences(batch, groups, prefix, suffix, budget=limit, shared=True), world_size, budget)
-        if (path := critical_path(tried)) < shortest * (1 - GAIN):
-            best, shortest = tried, path
-    return best
+    joined_sequences = sequences(batch, groups, prefix, suffix, budget=budget, shared=shared)
+    best_layout = pack_sequences(joined_sequences, world_size, budget)
+    shortest_path = critical_path(best_layout)
+    if not shared or sum(item.tokens for item in joined_sequences) >= HIGH_EFFICIENCY * world_size * shortest_path:
+        return best_layout
+    longest_sequence = max(item.tokens for item in joined_sequences)
+    longest_sample = max(prefix[sample] + suffix[sample] for sample in batch)  # one sample cannot be divided
+    for part in range(1, LENGTH_TRIALS + 1):
+        limit = longest_sequence - (longest_sequence - longest_sample) * part // LENGTH_TRIALS
+        candidate = pack_sequences(
+            sequences(batch, groups, prefix, suffix, budget=limit, shared=True), world_size, budget
+        )
+        if (path := critical_path(candidate)) < shortest_path * (1 - MIN_GAIN):
+            best_layout, shortest_path = candidate, path
+    return best_layout
 
 
 def critical_path(ranks: Layout) -> int:
@@ -103,7 +108,7 @@ def critical_path(ranks: Layout) -> int:
     return sum(max(sum(item.tokens for item in micro) for micro in step) for step in zip(*ranks))
 
 
-def layout(items: list[SharedSequence], world_size: int, budget: int) -> Layout:
+def pack_sequences(items: list[SharedSequence], world_size: int, budget: int) -> Layout:
     """Packs sequences into `[rank][micro-batch]` lists, the longest first into the emptiest.
 
     No micro-batch exceeds `budget` tokens unless a single sequence does. Every rank has the same number of
@@ -111,20 +116,20 @@ def layout(items: list[SharedSequence], world_size: int, budget: int) -> Layout:
     """
     longest_first = sorted(items, key=lambda s: (-s.tokens, s.samples))
     total = sum(min(s.tokens, budget) for s in items)
-    micro = max(1, -(-total // (budget * world_size)))
+    micro_batches = max(1, -(-total // (budget * world_size)))
     while True:
-        bins: list[list[SharedSequence]] = [[] for _ in range(world_size * micro)]
-        load = [0] * len(bins)
-        emptiest_first = [(0, b) for b in range(len(bins))]
-        heapify(emptiest_first)
+        bins: list[list[SharedSequence]] = [[] for _ in range(world_size * micro_batches)]
+        loads = [0] * len(bins)
+        bins_by_load = [(0, b) for b in range(len(bins))]
+        heapify(bins_by_load)
         for item in longest_first:
-            _, emptiest = emptiest_first[0]
+            _, emptiest = bins_by_load[0]
             bins[emptiest].append(item)
-            load[emptiest] += item.tokens
-            heapreplace(emptiest_first, (load[emptiest], emptiest))
-        over = any(tokens > budget and len(packed) > 1 for tokens, packed in zip(load, bins))
-        if not over:
+            loads[emptiest] += item.tokens
+            heapreplace(bins_by_load, (loads[emptiest], emptiest))
+        overfull = any(tokens > budget and len(contents) > 1 for tokens, contents in zip(loads, bins))
+        if not overfull:
             # The bins of one micro-step run in parallel on the ranks: give them similar loads.
-            order = sorted(range(len(bins)), key=lambda b: (-load[b], b))
-            return [[bins[order[m * world_size + r]] for m in range(micro)] for r in range(world_size)]
-        micro += 1
+            order = sorted(range(len(bins)), key=lambda b: (-loads[b], b))
+            return [[bins[order[m * world_size + r]] for m in range(micro_batches)] for r in range(world_size)]
+        micro_batches += 1

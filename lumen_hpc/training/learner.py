@@ -19,7 +19,7 @@ from lumen_hpc.training.accelerator import deepspeed
 from lumen_hpc.training.samples import Micro
 
 log = logging.getLogger(__name__)
-ONE_CALL = 1 << 20
+ALL_TILES = 1 << 20
 """Tiles a call of the tower under ZeRO-3. Each call gathers its weights, so all ranks must make equally many: one,
 which needs no agreement in mid-step."""
 
@@ -39,8 +39,8 @@ class Learner(torch.nn.Module):
         """
         super().__init__()
         tune = train.tune
-        if unknown := sorted(set(tune) - set(model.parts)):
-            raise UserError(f"train.tune={list(tune)}: no part {unknown[0]}; use some of {sorted(model.parts)}")
+        if unknown_parts := sorted(set(tune) - set(model.parts)):
+            raise UserError(f"train.tune={list(tune)}: no part {unknown_parts[0]}; use some of {sorted(model.parts)}")
         if not tune:
             raise UserError(f"train.tune is empty, so nothing would learn; use some of {sorted(model.parts)}")
         self.model = model.train()
@@ -49,11 +49,16 @@ class Learner(torch.nn.Module):
         model.requires_grad_(False)
         for part in tune:
             model.parts[part].requires_grad_(True)
-        for module in _after_selected(model):
+        for module in _modules_after_selected(model):
             module.requires_grad_(False)
         if train.adapter.kind == "lora":
             adapters.inject(model, train, seed)
-        if train.cache_images_gb and _repeats(model.vision_tower) and not torch.cuda.is_available() and train.zero != 3:
+        if (
+            train.cache_images_gb
+            and _is_deterministic(model.vision_tower)
+            and not torch.cuda.is_available()
+            and train.zero != 3
+        ):
             model.tower_cache = TowerCache(train.cache_images_gb)
         self.quantised = train.quantised
         compiled = train.compiled is True
@@ -63,9 +68,9 @@ class Learner(torch.nn.Module):
             # A compiled backward pass meets frozen weights that DeepSpeed has released.
             raise UserError("train.compiled=true does not compile adapters under train.zero=3; use zero=1, 2 or auto")
         model.prepare_layers(train.checkpointing, compiled=compiled)
-        self._lengths: set[int] | None = set() if compiled else None
+        self._compiled_lengths: set[int] | None = set() if compiled else None
         if train.zero == 3:
-            model.tiles_at_once = ONE_CALL
+            model.tiles_at_once = ALL_TILES
             model.sync_tower_calls = lambda calls: 1
             if compiled:  # a layer is gathered whole, outside its graph
                 deepspeed.utils.set_z3_leaf_modules(
@@ -79,39 +84,39 @@ class Learner(torch.nn.Module):
         """
         batch, model = micro.batch, self.model
         group = model.group
-        self._announce(batch)
+        self._log_new_length(batch)
         embeds, _ = model.embed(batch)
         plan = group.plan(model.attention_plan(batch))
         places = batch.predictors - group.start(batch.token_ids.shape[1])
-        nothing = not len(places)
-        if nothing:  # yet every weight must take part as on the other ranks
+        predicts_nothing = not len(places)
+        if predicts_nothing:  # yet every weight must take part as on the other ranks
             places = torch.zeros(1, dtype=torch.int64, device=places.device)
         hidden = model.decode(group.own(embeds, 1), group.own(batch.position_ids, 1), plan, places)
         logits = model.llm.lm_head(hidden).float()
-        if nothing:
+        if predicts_nothing:
             return logits.sum(-1)[:0]
         return F.cross_entropy(logits, batch.labels.flatten()[batch.learned], reduction="none")
 
-    def _announce(self, batch: Batch) -> None:
+    def _log_new_length(self, batch: Batch) -> None:
         """Logs each length that compiled layers meet for the first time, since its micro-batch then takes long."""
         length = batch.token_ids.shape[1]
-        if self._lengths is not None and length not in self._lengths:
-            self._lengths.add(length)
+        if self._compiled_lengths is not None and length not in self._compiled_lengths:
+            self._compiled_lengths.add(length)
             if not dist.is_initialized() or dist.get_rank() == 0:
                 log.info("compiling layers for %d tokens: this micro-batch takes some 15 s longer", length)
 
-    def export_names(self, tensors: dict[str, Any]) -> dict[str, Any]:
+    def renamed_for_export(self, tensors: dict[str, Any]) -> dict[str, Any]:
         """State with the names that NVILA itself uses."""
         return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
 
 
-def _repeats(tower: torch.nn.Module) -> bool:
+def _is_deterministic(tower: torch.nn.Module) -> bool:
     """Whether a tower makes the same features of a tile at every step: it is frozen, and drops nothing at random."""
     frozen = not any(parameter.requires_grad for parameter in tower.parameters())
     return frozen and not tower.config.attention_dropout
 
 
-def _after_selected(model: NVILA) -> list[torch.nn.Module]:
+def _modules_after_selected(model: NVILA) -> list[torch.nn.Module]:
     """The tower's modules that the selected hidden state does not need."""
     tower = getattr(model.vision_tower, "vision_model", model.vision_tower)
     layers = tower.encoder.layers

@@ -45,7 +45,7 @@ class Measure:
 
 
 @lru_cache(maxsize=1 << 18)
-def size_of(path: str) -> tuple[int, int]:
+def image_size(path: str) -> tuple[int, int]:
     """(width, height) [px] from the file's header. Raises UserError naming a file that is unreadable or misread."""
     try:
         if holds_dicom(path):
@@ -70,13 +70,15 @@ def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measu
     `<image>` are not those of its images, is the record's fault.
     """
     tokenizer = preprocessor.tokenizer
-    blocks = lru_cache(maxsize=None)(partial(_counts, config=preprocessor.config))  # images have few sizes
+    tokens_of_size = lru_cache(maxsize=None)(
+        partial(_placeholder_tokens, config=preprocessor.config)
+    )  # images have few sizes
     measures: list[Measure] = []
     texts: list[tuple[int, str, int, list[tuple[int, int]], int]] = []
     for number, record in enumerate(records):
         measures.append(Measure())
         try:
-            counts = [blocks(size) for size in sizes_of(record)]
+            counts = [tokens_of_size(size) for size in image_sizes(record)]
             messages = place_images(
                 record["conversations"], list(map(len, counts)), preprocessor.config.aspect, inline=True
             )
@@ -88,20 +90,24 @@ def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measu
         except UserError as error:
             measures[number] = Measure(fault=str(error))
     encodings = tokenizer.backend.encode_batch([text for _, text, *_ in texts], add_special_tokens=False)
-    for (number, _, end, spans, more), encoding in zip(texts, encodings):
-        prefix = _ended(encoding, end) + more
-        supervised = sum(_begun(encoding, stop) - _begun(encoding, begin) for begin, stop in spans)
-        measures[number] = Measure(prefix, len(encoding) + more - prefix, supervised)
+    for (number, _, end, spans, image_tokens), encoding in zip(texts, encodings):
+        prefix = _count_ending_by(encoding, end) + image_tokens
+        supervised = sum(
+            _count_starting_before(encoding, stop) - _count_starting_before(encoding, begin) for begin, stop in spans
+        )
+        measures[number] = Measure(prefix, len(encoding) + image_tokens - prefix, supervised)
     return measures
 
 
-def sizes_of(record: Record) -> list[tuple[int, int]]:
+def image_sizes(record: Record) -> list[tuple[int, int]]:
     """(width, height) of each image [px]."""
-    known = record["meta"].get("sizes") or [None] * len(record["images"])
-    return [tuple(size) if size else size_of(path) for path, size in zip(record["images"], known, strict=True)]
+    stored_sizes = record["meta"].get("sizes") or [None] * len(record["images"])
+    return [
+        tuple(size) if size else image_size(path) for path, size in zip(record["images"], stored_sizes, strict=True)
+    ]
 
 
-def _counts(size: tuple[int, int], config: NVILAConfig) -> list[int]:
+def _placeholder_tokens(size: tuple[int, int], config: NVILAConfig) -> list[int]:
     """Tokens that each `<image>` of a picture of this size becomes."""
     return [config.image_tokens(block) for block in placeholders(size, config)]
 
@@ -109,13 +115,13 @@ def _counts(size: tuple[int, int], config: NVILAConfig) -> list[int]:
 # Asked of the encoding without a list of its offsets, which would take longer than the encoding itself.
 
 
-def _ended(encoding: Any, character: int) -> int:
+def _count_ending_by(encoding: Any, character: int) -> int:
     """Tokens that end at a character of the text, or before it."""
     token = encoding.char_to_token(character)
     return sum(stop <= character for _, stop in encoding.offsets) if token is None else token
 
 
-def _begun(encoding: Any, character: int) -> int:
+def _count_starting_before(encoding: Any, character: int) -> int:
     """Tokens that begin before a character of the text."""
     token = encoding.char_to_token(character)
     if token is None:

@@ -23,10 +23,10 @@ from lumen_hpc.progress import spell
 from lumen_hpc.schedule import rate_at
 from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training import validation
-from lumen_hpc.training.checkpointing import TAG, Checkpoint, Checkpoints, newest, unwritable
+from lumen_hpc.training.checkpointing import TAG, Checkpoint, Checkpoints, newest_checkpoint, write_error
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.folder import FOLDER
-from lumen_hpc.training.journal import Journal, losses
+from lumen_hpc.training.journal import Journal, recent_losses
 from lumen_hpc.training.layout import SharedSequence, lay_out
 from lumen_hpc.training.prefetcher import Prefetcher
 from lumen_hpc.training.record_index import RecordIndex
@@ -60,7 +60,7 @@ class Micro(Protocol):
 class Batcher(Protocol):
     """Turns sequences into micro-batches."""
 
-    def build(self, packed: list[SharedSequence]) -> Micro:
+    def build(self, sequences: list[SharedSequence]) -> Micro:
         """A micro-batch of these sequences; of none, one that computes something and supervises nothing."""
 
 
@@ -100,37 +100,41 @@ def run(
     checkpoint, and UserError for settings that do not fit each other or the checkpoint.
     """
     started = started or time.monotonic()
-    plan = sampling.make(work.index.groups, work.index.kinds, train, seed)
+    order = sampling.make_sampler(work.index.groups, work.index.kinds, train, seed)
     check_batch(train, ranks.world_size)
     checkpoints = Checkpoints(work.out / FOLDER, ranks, keep=train.keep_checkpoints)
-    found = checkpoints.latest()
-    if found is not None:
-        _same_run(found, work.fingerprint)
-    convert = found is not None and found.world_size != ranks.world_size
-    engine = Engine(work.model, train, ranks, checkpoints.writer, universal=convert)
-    done = 0
-    if found is not None:
-        with checkpoints.universal(found, beat) if convert else nullcontext(found.folder / TAG) as folder:
+    checkpoint = checkpoints.latest()
+    if checkpoint is not None:
+        _same_run(checkpoint, work.fingerprint)
+    needs_conversion = checkpoint is not None and checkpoint.world_size != ranks.world_size
+    engine = Engine(work.model, train, ranks, checkpoints.writer, universal=needs_conversion)
+    steps_done = 0
+    if checkpoint is not None:
+        with (
+            checkpoints.universal(checkpoint, beat)
+            if needs_conversion
+            else nullcontext(checkpoint.folder / TAG) as folder
+        ):
             engine.load(folder.parent, folder.name)
-        checkpoints.rng(found)
-        done = found.step
+        checkpoints.rng(checkpoint)
+        steps_done = checkpoint.step
     if on_any_rank(should_stop()):  # requested during the start: there is nothing to save yet
-        return engine, done, done == plan.steps
-    loop = Loop(work, train, ranks, plan, engine, checkpoints, done, should_stop, beat)
+        return engine, steps_done, steps_done == order.steps
+    loop = Loop(work, train, ranks, order, engine, checkpoints, steps_done, should_stop, beat)
     try:
-        finished = loop.go(started=started, resumed=found)
+        finished = loop.run(started=started, resumed=checkpoint)
     except BaseException:
         checkpoints.abandon()
         raise
-    return engine, loop.done, finished
+    return engine, loop.steps_done, finished
 
 
-def _same_run(found: Checkpoint, fingerprint: dict[str, Any]) -> None:
-    known = found.state["fingerprint"]
-    differ = {key: (known.get(key), value) for key, value in fingerprint.items() if known.get(key) != value}
-    if differ:
-        changes = "; ".join(f"{key} was {was!r} and is {now!r}" for key, (was, now) in differ.items())
-        raise UserError(f"{found.folder} belongs to another training ({changes}): set it back, or use another run")
+def _same_run(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
+    saved = checkpoint.state["fingerprint"]
+    differences = {key: (saved.get(key), value) for key, value in fingerprint.items() if saved.get(key) != value}
+    if differences:
+        changes = "; ".join(f"{key} was {before!r} and is {after!r}" for key, (before, after) in differences.items())
+        raise UserError(f"{checkpoint.folder} belongs to another training ({changes}): set it back, or use another run")
 
 
 @dataclass
@@ -143,7 +147,7 @@ class Loop:
     plan: sampling.Sampler
     engine: Engine
     checkpoints: Checkpoints
-    done: int
+    steps_done: int
     """Optimizer steps done."""
     should_stop: Callable[[], bool] = lambda: False
     beat: Beat = unwatched
@@ -151,106 +155,111 @@ class Loop:
     def __post_init__(self) -> None:
         self.device = self.engine.ds.device
         self.kinds = TokenKinds(self.work.index.kinds, self.device)
-        self.recent: deque[float] = deque(maxlen=100)
+        self.recent_losses: deque[float] = deque(maxlen=100)
         """Losses, for what is usual."""
-        self.seconds: deque[float] = deque(maxlen=20)
+        self.step_seconds: deque[float] = deque(maxlen=20)
         """Of steps, for the time that is left."""
-        self.stall = 0.0
+        self.stall_s = 0.0
         """Seconds that the last checkpoint took, until a step's timing has them."""
-        self.validated = 0.0
+        self.validation_s = 0.0
         """Seconds that the last validation took, likewise."""
-        self.first = True
+        self.untimed = True
         """Whether no step was timed yet."""
         self.flops = 0.0
         """Model FLOPs of the last step, on all ranks."""
-        self.reported = -math.inf
+        self.last_report = -math.inf
         """When the log got its last line (`time.monotonic`)."""
 
-    def go(self, *, started: float, resumed: Checkpoint | None) -> bool:
+    def run(self, *, started: float, resumed: Checkpoint | None) -> bool:
         """Steps until the end, or until a rank should stop; True at the end."""
-        journal = self._opened_journal(resumed)
+        journal = self._open_journal(resumed)
         stop = False
-        began = time.perf_counter()
+        start = time.perf_counter()
         with Prefetcher(self._layouts(), self.work.batcher, workers=self.train.workers) as prefetcher:
             for ids, micros in prefetcher:
-                waited = time.perf_counter() - began
+                data_wait = time.perf_counter() - start
                 metrics, stop = self._step(ids, micros)
-                self.done += 1
-                due = self._is_due()
+                self.steps_done += 1
+                is_due = self._is_due()
                 # A stop does not wait for it, since the next start measures it; after the last step there is no start.
-                held_out = self._validate() if due and (not stop or self.done == self.plan.steps) else {}
+                validation_losses = (
+                    self._validate() if is_due and (not stop or self.steps_done == self.plan.steps) else {}
+                )
                 if journal is not None:
-                    seconds = time.perf_counter() - began - self.validated
-                    timing = self._timing(seconds, waited, micros, metrics, started)
-                    self._record(journal, ids, metrics | held_out, timing)
-                if stop or due:
-                    self.beat(f"saves after step {self.done}")
+                    seconds = time.perf_counter() - start - self.validation_s
+                    timing = self._timing(seconds, data_wait, micros, metrics, started)
+                    self._record(journal, ids, metrics | validation_losses, timing)
+                if stop or is_due:
+                    self.beat(f"saves after step {self.steps_done}")
                     self._save(journal)
                 if stop:
                     break
-                began = time.perf_counter()
+                start = time.perf_counter()
         self.checkpoints.finish()
         if journal is not None:
             journal.close()
         dist.barrier()
-        return self.done == self.plan.steps
+        return self.steps_done == self.plan.steps
 
-    def _opened_journal(self, resumed: Checkpoint | None) -> Journal | None:
+    def _open_journal(self, resumed: Checkpoint | None) -> Journal | None:
         """Rank 0's journal, cut to the steps done; None elsewhere.
 
         Every rank calls it. It makes up for a validation loss that a stop left out, and reads the recent losses.
         """
-        journal = Journal(self.work.out, step=self.done) if self.ranks.first else None
+        journal = Journal(self.work.out, step=self.steps_done) if self.ranks.first else None
         if journal is not None and (resumed is not None or journal.lost_steps):
-            journal.restarted(
-                step=self.done, world_size=self.ranks.world_size, checkpoint=resumed.folder.name if resumed else "none"
+            journal.write_restart(
+                step=self.steps_done,
+                world_size=self.ranks.world_size,
+                checkpoint=resumed.folder.name if resumed else "none",
             )
         if (
             self.work.held_out is not None
             and self._is_due()
             and broadcast_json(journal is not None and journal.lacks(validation.LOSS))
         ):  # the stop came at a checkpoint and did not wait for it
-            held_out = self._validate()
+            validation_losses = self._validate()
             if journal is not None:
-                journal.amend(held_out)
-        recent = losses(self.work.out, self.recent.maxlen or 0) if self.ranks.first else None
-        self.recent.extend(broadcast_json(recent) or [])
+                journal.amend(validation_losses)
+        losses = recent_losses(self.work.out, self.recent_losses.maxlen or 0) if self.ranks.first else None
+        self.recent_losses.extend(broadcast_json(losses) or [])
         return journal
 
     def _record(self, journal: Journal, ids: list[int], metrics: dict[str, Any], timing: dict[str, Any]) -> None:
         """Rank 0: a step in the log and in the journal."""
         self._report(metrics, timing)
         try:
-            journal.step(self.done, self.work.index.ids[ids].tolist(), metrics, timing)
+            journal.write_step(self.steps_done, self.work.index.ids[ids].tolist(), metrics, timing)
         except OSError as error:
-            raise unwritable(self.work.out / FOLDER, error) from error
+            raise write_error(self.work.out / FOLDER, error) from error
 
     def _is_due(self) -> bool:
         """Whether a checkpoint, and a validation loss, belong to the step that was done last."""
-        return self.done == self.plan.steps or (self.done > 0 and self.done % self.train.checkpoint_every == 0)
+        return self.steps_done == self.plan.steps or (
+            self.steps_done > 0 and self.steps_done % self.train.checkpoint_every == 0
+        )
 
     def _validate(self) -> dict[str, Any]:
         """The loss on held-out records, as a row of metrics.jsonl keeps it; every rank calls it."""
         if self.work.held_out is None:
             return {}
-        doing = f"measures the validation loss after step {self.done}"
-        self.beat(doing, self.train.stuck_after)
-        began = time.perf_counter()
-        found = validation.losses(
-            self.work.held_out, self.engine, self.train, self.ranks, partial(self.beat, doing, self.train.stuck_after)
-        )  # fmt: skip
-        self.validated = time.perf_counter() - began
-        return found
+        activity = f"measures the validation loss after step {self.steps_done}"
+        start = time.perf_counter()
+        beat = partial(self.beat, activity, self.train.stuck_after)
+        beat()
+        measures = validation.measure_losses(self.work.held_out, self.engine, self.train, self.ranks, beat)
+        self.validation_s = time.perf_counter() - start
+        return measures
 
     def _report(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
         """A line for the log: at the first and the last step, at a validation loss, and every few seconds between."""
-        last, held_out = self.done == self.plan.steps, metrics.get(validation.LOSS)
-        if not (last or held_out or time.monotonic() - self.reported >= REPORT_S):
+        last, held_out = self.steps_done == self.plan.steps, metrics.get(validation.LOSS)
+        if not (last or held_out or time.monotonic() - self.last_report >= REPORT_S):
             return
-        self.reported = time.monotonic()
-        shown = f", validation loss {held_out:.4g}" if held_out else ""
+        self.last_report = time.monotonic()
+        loss_text = f", validation loss {held_out:.4g}" if held_out else ""
         print(
-            f"step {self.done}/{self.plan.steps}: loss {metrics['loss']:.4g}{shown}, lr {metrics['lr']:.3g}, "
+            f"step {self.steps_done}/{self.plan.steps}: loss {metrics['loss']:.4g}{loss_text}, lr {metrics['lr']:.3g}, "
             f"{timing['tokens_per_s']:.0f} tokens/s" + ("" if last else f", ETA {spell(timing['eta_s'])}"),
             flush=True,
         )
@@ -258,19 +267,19 @@ class Loop:
     def _layouts(self) -> Any:
         """(ids, this rank's micro-batches) of every remaining step."""
         index, train = self.work.index, self.train
-        together = train.ranks_a_micro_batch
-        for step in range(self.done, self.plan.steps):
+        group_size = train.ranks_a_micro_batch
+        for step in range(self.steps_done, self.plan.steps):
             ids = self.plan.batch(step)
-            ranks = lay_out(
+            layout = lay_out(
                 ids,
                 index.groups,
                 index.prefix,
                 index.suffix,
-                world_size=self.ranks.world_size // together,
+                world_size=self.ranks.world_size // group_size,
                 budget=train.token_budget,
                 shared=train.shared_prefix,
             )
-            yield ids, ranks[self.ranks.rank // together]
+            yield ids, layout[self.ranks.rank // group_size]
 
     def _weights(self, ids: list[int]) -> list[float]:
         """[kinds]: the weight of a supervised token of each kind in this step's loss, rounded to float32."""
@@ -284,9 +293,9 @@ class Loop:
 
         Only two values are read back from a GPU: the collective's sums, and the gradient norm after the update.
         """
-        self.beat(f"computes step {self.done + 1}", self.train.stuck_after)
+        self.beat(f"computes step {self.steps_done + 1}", self.train.stuck_after)
         weights = self._weights(ids)
-        on_device = torch.tensor(weights, dtype=torch.float32, device=self.device)
+        weights_on_device = torch.tensor(weights, dtype=torch.float32, device=self.device)
         names = self.kinds.names
         sums = torch.zeros(2 * len(names) + 4, dtype=torch.float64, device=self.device)
         per_kind, counts = sums[: len(names)], sums[len(names) : -4]
@@ -294,13 +303,13 @@ class Loop:
             micro = micro.to(self.device)
             nll = self.engine(micro)
             kinds = self.kinds.of(micro)
-            self.engine.backward((nll * on_device[kinds]).sum(), last=number == len(micros))
+            self.engine.backward((nll * weights_on_device[kinds]).sum(), last=number == len(micros))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
-        self.beat(f"waits for the others in step {self.done + 1}", self.train.stuck_after, waits=True)
+        self.beat(f"waits for the others in step {self.steps_done + 1}", self.train.stuck_after, waits=True)
         flags = [float(self.should_stop()), float(self.checkpoints.failed)]
-        own = [*flags, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
-        sums[-4:] = torch.tensor(own, dtype=torch.float64)
+        own_values = [*flags, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
+        sums[-4:] = torch.tensor(own_values, dtype=torch.float64)
         dist.all_reduce(sums)
         *values, stop, failed, tokens, self.flops = sums.tolist()
         if failed:
@@ -308,67 +317,73 @@ class Loop:
         per_kind, counts = values[: len(names)], values[len(names) :]
         loss = sum(total * weight for total, weight in zip(per_kind, weights))
         self._check(loss)
-        rate = rate_at(self.done, self.plan.steps, self.train.learning_rate, self.train.warmup)
+        rate = rate_at(self.steps_done, self.plan.steps, self.train.learning_rate, self.train.warmup)
         norm = self.engine.step(rate)
         self._check(norm, "gradient norm")
-        self.recent.append(loss)
-        shares = {f"loss_{kind}": total / count for kind, total, count in zip(names, per_kind, counts) if count}
+        self.recent_losses.append(loss)
+        kind_losses = {f"loss_{kind}": total / count for kind, total, count in zip(names, per_kind, counts) if count}
         return {
             "loss": loss,
-            **shares,
+            **kind_losses,
             "lr": rate,
             "grad_norm": norm,
-            "samples": self.plan.consumed(self.done + 1),
+            "samples": self.plan.consumed(self.steps_done + 1),
             "tokens": int(tokens),
             "supervised": int(sum(counts)),
         }, stop > 0
 
     def _check(self, value: float, what: str = "loss") -> None:
         limit = self.train.loss_limit
-        usual = statistics.median(self.recent) if len(self.recent) == self.recent.maxlen else math.inf
-        if math.isfinite(value) and (what != "loss" or not limit or value <= limit * usual):
+        median_loss = (
+            statistics.median(self.recent_losses) if len(self.recent_losses) == self.recent_losses.maxlen else math.inf
+        )
+        if math.isfinite(value) and (what != "loss" or not limit or value <= limit * median_loss):
             return
         self.checkpoints.finish()  # the newest may still be being written
-        beyond = f", more than {limit} times the recent {usual:.4g}" if math.isfinite(value) else ""
+        excess = f", more than {limit} times the recent {median_loss:.4g}" if math.isfinite(value) else ""
         raise Diverged(
-            f"the {what} of step {self.done + 1} is {value:.4g}{beyond}; the last good checkpoint is "
-            f"{newest(self.work.out / FOLDER) or 'none'}. A lower train.learning_rate or train.clip often helps: "
-            "the training then starts from the base, and this one is kept in earlier/"
+            f"the {what} of step {self.steps_done + 1} is {value:.4g}{excess}; the last good checkpoint is "
+            f"{newest_checkpoint(self.work.out / FOLDER) or 'none'}. A lower train.learning_rate or train.clip often "
+            "helps: the training then starts from the base, and this one is kept in earlier/"
         )
 
     def _save(self, journal: Journal | None) -> None:
-        state = {"fingerprint": self.work.fingerprint, "base": self.work.base, "samples": self.plan.consumed(self.done)}
+        state = {
+            "fingerprint": self.work.fingerprint,
+            "base": self.work.base,
+            "samples": self.plan.consumed(self.steps_done),
+        }
         try:
             if journal is not None:
                 journal.sync()
-            self.stall = self.checkpoints.save(self.done, state, self.engine.stage)
+            self.stall_s = self.checkpoints.save(self.steps_done, state, self.engine.stage)
         except OSError as error:
-            raise unwritable(self.work.out / FOLDER, error) from error
+            raise write_error(self.work.out / FOLDER, error) from error
 
     def _timing(
         self, seconds: float, waited: float, micros: list[Micro], metrics: dict[str, Any], started: float
     ) -> dict[str, Any]:
         """Times of the step: `seconds` from the end of the previous one, plus the last checkpoint's pause."""
-        self.seconds.append(seconds)
-        whole, stall, self.stall = seconds + self.stall, self.stall, 0.0
+        self.step_seconds.append(seconds)
+        total, stall, self.stall_s = seconds + self.stall_s, self.stall_s, 0.0
         timing = {
-            "seconds": round(whole, 6),
+            "seconds": round(total, 6),
             "data_wait": round(waited, 6),
             "checkpoint_stall": round(stall, 6),
-            "tokens_per_s": round(metrics["tokens"] / whole, 1),
+            "tokens_per_s": round(metrics["tokens"] / total, 1),
             "micro_batches": len(micros),
             "gpus": self.ranks.world_size,
             "steps": self.plan.steps,
-            "eta_s": round((self.plan.steps - self.done) * statistics.mean(self.seconds), 1),
+            "eta_s": round((self.plan.steps - self.steps_done) * statistics.mean(self.step_seconds), 1),
             "time": round(time.time(), 3),
         }
         if torch.cuda.is_available():
             timing["memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 3)
             if peak := peak_flops(torch.cuda.get_device_name()):
-                timing["mfu"] = round(self.flops / whole / peak / self.ranks.world_size, 4)
-        if self.validated:
-            timing["validation"], self.validated = round(self.validated, 3), 0.0
-        if self.first:
+                timing["mfu"] = round(self.flops / total / peak / self.ranks.world_size, 4)
+        if self.validation_s:
+            timing["validation"], self.validation_s = round(self.validation_s, 3), 0.0
+        if self.untimed:
             timing["start_to_first_step"] = round(time.monotonic() - started, 3)
-            self.first = False
+            self.untimed = False
         return timing

@@ -21,10 +21,10 @@ def memory_gb(
     train: schema.Train, gpus: int, *, nodes: int = 1, sizes: Sizes | None = None, workload: Workload | None = None
 ) -> float:
     """Memory that these settings, without an `auto`, take of a GPU [GB]."""
-    return sum(by_use(train, gpus, nodes, sizes or Sizes(), workload or Workload()).values())
+    return sum(memory_by_use(train, gpus, nodes, sizes or Sizes(), workload or Workload()).values())
 
 
-def _bytes(train: schema.Train) -> int:
+def _bytes_per_weight(train: schema.Train) -> int:
     """Of one weight in the forward pass."""
     return 2 if train.precision == "bf16" else 4
 
@@ -44,13 +44,15 @@ def adapted_weights(train: schema.Train, sizes: Sizes) -> int:
 def _adapted_layers(train: schema.Train, sizes: Sizes) -> list[tuple[int, int]]:
     """(inputs, outputs) of the linear layers that get adapters."""
     c, h, kv = sizes.vision_width, sizes.width, sizes.width // sizes.heads * sizes.kv_heads
-    r = 3 if sizes.projector.endswith("3x3_fix") else 2
-    joined, inner = r * r * c * sizes.scales, 3 * c * sizes.scales
+    downsample = 3 if sizes.projector.endswith("3x3_fix") else 2
+    joined_width, inner_width = downsample * downsample * c * sizes.scales, 3 * c * sizes.scales
     vision = [(c, c)] * 4 + [(c, sizes.vision_mlp)] * 2  # q, k, v, out; fc1, fc2
     llm = [(h, h)] * 2 + [(h, kv)] * 2 + [(h, sizes.mlp)] * 3  # q, o; k, v; gate, up, down
     layers = {
         "vision_tower": vision * (sizes.vision_layers - 1),
-        "projector": [(joined, h), (h, h)] if r == 2 else [(joined, inner), (inner, h), (h, h)],
+        "projector": [(joined_width, h), (h, h)]
+        if downsample == 2
+        else [(joined_width, inner_width), (inner_width, h), (h, h)],
         "llm": llm * sizes.layers,
     }
     return [layer for part, of_part in layers.items() if part in train.tune for layer in of_part]
@@ -60,41 +62,41 @@ def checkpoint_gb(train: schema.Train, sizes: Sizes) -> float:
     """A checkpoint's size: the parameters, or the adapters alone, and the optimizer's state of those that learn."""
     learning = learning_parameters(train, sizes)
     saved = sizes.total if train.adapter.kind == "none" else learning
-    return (_bytes(train) * saved + 12 * learning) / 1e9
+    return (_bytes_per_weight(train) * saved + 12 * learning) / 1e9
 
 
-def by_use(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
+def memory_by_use(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
     """GB a GPU by use; no `auto` about memory is left in `train`."""
-    width, learning = _bytes(train), learning_parameters(train, sizes)
+    width, learning = _bytes_per_weight(train), learning_parameters(train, sizes)
     weights: float = width * sizes.total
     if train.quantised:
         weights -= (width - QUANTISED_BYTES[train.adapter.base_bits]) * adapted_weights(train, sizes)
     stage = int(train.zero)
     if stage == 3:  # the shard, and what is gathered while one layer works and the next is fetched
-        own = weights / gpus + (weights * nodes / gpus if train.node_shards is True and nodes > 1 else 0)
-        weights = own + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
+        shards = weights / gpus + (weights * nodes / gpus if train.node_shards is True and nodes > 1 else 0)
+        weights = shards + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
     gradients = width * learning / (gpus if stage >= 2 else 1)
     # In float32 the weights are their own master.
     optimizer = (12 if width == 2 else 8) * learning / gpus
-    tokens, together = train.token_budget, train.ranks_a_micro_batch
+    tokens, group_size = train.token_budget, train.ranks_a_micro_batch
     tiles = tokens / workload.image_tokens * workload.tiles
-    saved, in_layer = _activations(train, sizes, tokens / together, tiles / together)
+    layer_activations, recomputed_layer = _activations(train, sizes, tokens / group_size, tiles / group_size)
     # Every rank joins the scales of all tiles, and any may have all of the supervised tokens.
-    joined = 2 * width * tiles * sizes.patches * sizes.vision_width * sizes.scales
-    supervised = (
+    joined_features = 2 * width * tiles * sizes.patches * sizes.vision_width * sizes.scales
+    supervised_tokens = (
         tokens
         / (workload.image_tokens * workload.images / _sharing(train, workload) + workload.text_tokens)
         * workload.answer_tokens
     )
-    logits = supervised * sizes.vocabulary * (width + 4 + 4)
-    parts = {
+    logits = supervised_tokens * sizes.vocabulary * (width + 4 + 4)
+    uses = {
         "weights": weights,
         "gradients": gradients,
         "optimizer": optimizer,
-        "activations": saved + in_layer + joined,
+        "activations": layer_activations + recomputed_layer + joined_features,
         "logits": logits,
     }
-    return {**{name: value / 1e9 for name, value in parts.items()}, "reserve": RESERVE_GB}
+    return {**{name: value / 1e9 for name, value in uses.items()}, "reserve": RESERVE_GB}
 
 
 def _activations(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> tuple[float, float]:
@@ -106,10 +108,16 @@ def _activations(train: schema.Train, sizes: Sizes, tokens: float, tiles: float)
     def layers(checkpointing: str) -> tuple[float, float]:
         kv = sizes.width // sizes.heads * sizes.kv_heads
         llm = activations.language_layer(
-            checkpointing, width=sizes.width, kv=kv, mlp=sizes.mlp, size=_bytes(train), rank=rank, compiled=compiled
+            checkpointing,
+            width=sizes.width,
+            kv=kv,
+            mlp=sizes.mlp,
+            size=_bytes_per_weight(train),
+            rank=rank,
+            compiled=compiled,
         )
         tower = activations.vision_layer(
-            checkpointing, width=sizes.vision_width, mlp=sizes.vision_mlp, size=_bytes(train), rank=rank,
+            checkpointing, width=sizes.vision_width, mlp=sizes.vision_mlp, size=_bytes_per_weight(train), rank=rank,
             compiled=compiled,
         )  # fmt: skip
         return tokens * llm, sizes.patches * tower
@@ -119,11 +127,11 @@ def _activations(train: schema.Train, sizes: Sizes, tokens: float, tiles: float)
     if train.checkpointing == "none":
         return saved, 0.0
     llm, tile = layers("none")
-    at_once = tiles if train.zero == 3 else min(64, tiles)
-    return saved, max(llm, at_once * tile)
+    tiles_at_once = tiles if train.zero == 3 else min(64, tiles)
+    return saved, max(llm, tiles_at_once * tile)
 
 
 def _sharing(train: schema.Train, workload: Workload) -> float:
     """Samples that share one set of images."""
-    most = workload.samples / workload.image_sets
-    return max(1.0, min(most, train.questions_per_image or most)) if train.shared_prefix else 1.0
+    samples_per_set = workload.samples / workload.image_sets
+    return max(1.0, min(samples_per_set, train.questions_per_image or samples_per_set)) if train.shared_prefix else 1.0

@@ -46,10 +46,10 @@ def records(
 
 def findings(study: Study) -> findings_line.Findings:
     """A study's findings as `findings_line.read_findings` gives them."""
-    known = {
+    states = {
         name: {"level": state.level, "type": state.texture} for name, state in study.states.items() if state.present
     }
-    return {name: {key: value for key, value in entity.items() if value} for name, entity in known.items()}
+    return {name: {key: value for key, value in entity.items() if value} for name, entity in states.items()}
 
 
 def _study_row(study: Study) -> Row:
@@ -63,26 +63,27 @@ def _study_row(study: Study) -> Row:
 def _questions(timeline: Sequence[Study]) -> Iterator[Row]:
     rng = np.random.default_rng(timeline[0].study_id)
     for study in timeline:
-        for number, asked in enumerate(questions.diagnostic(study.states, study.portable, rng)):
-            yield _question(study, asked, f"{study.study_id}-{number}")
+        for number, question in enumerate(questions.diagnostic(study.states, study.portable, rng)):
+            yield _question(study, question, f"{study.study_id}-{number}")
     for before, after in pairwise(timeline):
-        asked = questions.difference(before.states, after.states)
-        yield _question(after, asked, f"{after.study_id}-d", reference=before)
+        question = questions.difference(before.states, after.states)
+        yield _question(after, question, f"{after.study_id}-d", reference=before)
 
 
-def _question(study: Study, asked: questions.QuestionRow, name: str, reference: Study | None = None) -> Row:
+def _question(study: Study, question: questions.QuestionRow, name: str, reference: Study | None = None) -> Row:
     return {
         "question_id": name, "subject_id": str(study.subject_id), "study_id": str(study.study_id),
-        "ref_study_id": str(reference.study_id) if reference else None, "type": asked.type,
-        "question": asked.question, "short_answer": asked.short_answer.strip(), "closed": is_closed(asked.short_answer),
+        "ref_study_id": str(reference.study_id) if reference else None, "type": question.type,
+        "question": question.question, "short_answer": question.short_answer.strip(),
+        "closed": is_closed(question.short_answer),
         "interval_days": study.day - reference.day if reference else None, "split": study.split,
     }  # fmt: skip
 
 
 def _rewrites(question_rows: list[Row], predictions_per_pair: int, seed: int) -> Iterator[Row]:
     for question in question_rows:
-        long = sentence(question["type"], question["question"], question["short_answer"])
-        yield {"question_id": question["question_id"], "long_answer": long}
+        long_answer = sentence(question["type"], question["question"], question["short_answer"])
+        yield {"question_id": question["question_id"], "long_answer": long_answer}
         if question["type"] == "difference":
             for row in prediction_questions.draw_predictions(question, predictions_per_pair, seed):
                 yield row | {"long_answer": sentence("prediction", row["question"], question["short_answer"])}

@@ -24,7 +24,7 @@ from lumen_hpc.nvila.generate import Answer
 from lumen_hpc.nvila.placement import device_for
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters
-from lumen_hpc.training.fitting import Fitted, fit
+from lumen_hpc.training.fitting import FittedRecord, fit
 from lumen_hpc.training.folder import MARKER
 from lumen_hpc.training.lengths import measure
 from lumen_hpc.training.samples import Pictures
@@ -41,10 +41,10 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     them, main memory and disk (nvila/placement.py). Checkpoints are pickles: only those below the folder
     `run`, in files of this user, are read, and of them weights and plain values alone. Raises UserError for another.
     """
-    cuda = torch.cuda.is_available()
-    dtype, device = (torch.bfloat16, "cuda") if cuda else (None, "cpu")
+    on_gpu = torch.cuda.is_available()
+    dtype, device = (torch.bfloat16, "cuda") if on_gpu else (None, "cpu")
     if not (folder / MARKER).is_file():
-        return nvila.load(folder, dtype=dtype, device=_device(folder))
+        return nvila.load(folder, dtype=dtype, device=_choose_device(folder))
     _require_own(folder, run)
     from lumen_hpc.training.accelerator import zero_to_fp32
 
@@ -58,24 +58,26 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
         str(folder), tag="deepspeed", exclude_frozen_parameters="train.adapter" in state["fingerprint"]
     )
     # Parameters missing from the checkpoint were frozen and equal the base's.
-    learned, factors = adapters.split({name.removeprefix("model."): tensor for name, tensor in weights.items()})
+    learned_weights, factors = adapters.split({name.removeprefix("model."): tensor for name, tensor in weights.items()})
     if factors:
-        chosen = state["fingerprint"]["train.adapter"]
-        learned = adapters.merge(model.state_dict(), factors, adapters.scale(chosen), chosen.get("base_bits", 16))
-    _, unknown = model.load_state_dict(learned, strict=False)
-    if unknown:
-        raise UserError(f"{folder} does not belong to {base}, which has no {unknown[0]}")
+        adapter = state["fingerprint"]["train.adapter"]
+        learned_weights = adapters.merge(
+            model.state_dict(), factors, adapters.scale(adapter), adapter.get("base_bits", 16)
+        )
+    _, unknown_names = model.load_state_dict(learned_weights, strict=False)
+    if unknown_names:
+        raise UserError(f"{folder} does not belong to {base}, which has no {unknown_names[0]}")
     return model
 
 
-def _device(folder: Path) -> str:
+def _choose_device(folder: Path) -> str:
     """Where a checkpoint's weights go; their size is counted as on disk, where an 8B model has bfloat16."""
-    needed = sum(file.stat().st_size for file in read_files(folder) if file.suffix == ".safetensors")
-    free = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
-    device = device_for(needed, free)
+    weight_bytes = sum(file.stat().st_size for file in read_files(folder) if file.suffix == ".safetensors")
+    free_bytes = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
+    device = device_for(weight_bytes, free_bytes)
     if device == "auto":
-        log.warning("%.1f GB of weights, %.1f GB free on GPU 0: layers are spread, which is slower", needed / 1e9,
-                    free[0] / 1e9)  # fmt: skip
+        log.warning("%.1f GB of weights, %.1f GB free on GPU 0: layers are spread, which is slower", weight_bytes / 1e9,
+                    free_bytes[0] / 1e9)  # fmt: skip
     return device
 
 
@@ -134,14 +136,14 @@ class Predictor:
         """
         composed = probes.CONTROL in self._settings.controls
         self._levelled = probes.findings_with_levels(questions) if composed else ()
-        for window in self._windows(self._asked(questions, span)):
-            began = time.perf_counter()
+        for window in self._windows(self._with_controls(questions, span)):
+            start = time.perf_counter()
             answers = self._generate([fitted.record for fitted in window])
-            share = (time.perf_counter() - began) / len(window)
+            share = (time.perf_counter() - start) / len(window)
             for fitted, generated in zip(window, answers):
                 yield self._row(fitted, generated, share)
 
-    def _asked(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
+    def _with_controls(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
         for index in span:
             yield questions[index]
             for control in self._settings.controls:
@@ -150,45 +152,45 @@ class Predictor:
                 elif (record := perturbations.perturb(control, questions, index)) is not None:
                     yield record
 
-    def _windows(self, records: Iterable[Row]) -> Iterator[list[Fitted]]:
+    def _windows(self, records: Iterable[Row]) -> Iterator[list[FittedRecord]]:
         """Runs of records of a few generation batches, enough to sort by length and to share images in."""
-        measured = partial(measure, preprocessor=self._model.preprocessor)
-        window: list[Fitted] = []
-        filled = 0
+        measure_records = partial(measure, preprocessor=self._model.preprocessor)
+        window: list[FittedRecord] = []
+        window_tokens = 0
         for record in records:
             leaks.refuse(record)
-            (fitted,) = fit([record], measured, self._max_tokens or sys.maxsize)
+            (fitted,) = fit([record], measure_records, self._max_tokens or sys.maxsize)
             if fitted.measure.fault:
                 raise UserError(f"record {record['id']}: {fitted.measure.fault}")
-            if window and filled + fitted.measure.prefix > 4 * self._settings.batch_tokens:
+            if window and window_tokens + fitted.measure.prefix > 4 * self._settings.batch_tokens:
                 yield window
-                window, filled = [], 0
+                window, window_tokens = [], 0
             window.append(fitted)
-            filled += fitted.measure.prefix
+            window_tokens += fitted.measure.prefix
         if window:
             yield window
 
     def _generate(self, records: list[Row]) -> list[Answer]:
-        opened = {path: self._pictures.open(path) for path in dict.fromkeys(p for r in records for p in r["images"])}
-        shown = [{**record, "images": [opened[path] for path in record["images"]]} for record in records]
-        return self._model.generate(shown, max_new_tokens=self._settings.max_new_tokens)
+        pictures = {path: self._pictures.open(path) for path in dict.fromkeys(p for r in records for p in r["images"])}
+        inputs = [{**record, "images": [pictures[path] for path in record["images"]]} for record in records]
+        return self._model.generate(inputs, max_new_tokens=self._settings.max_new_tokens)
 
-    def _row(self, fitted: Fitted, generated: Answer, seconds: float) -> Row:
+    def _row(self, fitted: FittedRecord, generation: Answer, seconds: float) -> Row:
         meta = fitted.record["meta"]
-        answer = strip(generated.text, meta.get("line", FINDINGS))
+        answer = strip(generation.text, meta.get("line", FINDINGS))
         row = {
             "question_id": meta["question_id"],
             "model": self._name,
             "answer": answer,
-            "tokens": len(generated.ids),
+            "tokens": len(generation.ids),
             "seconds": round(seconds, 4),
         }
         if meta["type"] == "outcome":
-            row["yes"] = None if generated.yes is None else round(generated.yes, 6)
-        if answer != generated.text:
-            row["findings"] = generated.text[: len(generated.text) - len(answer)].rstrip(" ;")
-        if fitted.left_out:
-            row["images_left_out"] = fitted.left_out
+            row["yes"] = None if generation.yes is None else round(generation.yes, 6)
+        if answer != generation.text:
+            row["findings"] = generation.text[: len(generation.text) - len(answer)].rstrip(" ;")
+        if fitted.images_left_out:
+            row["images_left_out"] = fitted.images_left_out
         if "control" in meta:
             row |= {key: meta[key] for key in ("control", "ref_study_id", "study_id")}
         return row

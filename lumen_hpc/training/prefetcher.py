@@ -22,9 +22,9 @@ class Prefetcher:
     ) -> None:
         """`workers`: threads that build the micro-batches of one step in parallel."""
         self._layouts, self._batcher = layouts, batcher
-        self._ready: queue.Queue = queue.Queue(maxsize=max(1, ahead))
+        self._queue: queue.Queue = queue.Queue(maxsize=max(1, ahead))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetcher")
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="prefetcher", daemon=True)
 
     def __enter__(self) -> Prefetcher:
@@ -32,12 +32,12 @@ class Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._closed.set()
         self._thread.join()
         self._pool.shutdown(cancel_futures=True)
 
     def __iter__(self) -> Iterator[tuple[list[int], list[Any]]]:
-        while (item := self._ready.get()) is not self._END:
+        while (item := self._queue.get()) is not self._END:
             if isinstance(item, BaseException):
                 raise item
             yield item
@@ -53,9 +53,9 @@ class Prefetcher:
 
     def _put(self, item: Any) -> bool:
         """Waits for space in the queue; False once the reader has left."""
-        while not self._over.is_set():
+        while not self._closed.is_set():
             try:
-                self._ready.put(item, timeout=0.1)
+                self._queue.put(item, timeout=0.1)
                 return True
             except queue.Full:
                 continue

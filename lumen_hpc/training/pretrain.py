@@ -33,12 +33,12 @@ from lumen_hpc.replicas import PARTS, Replicas, one_core_threads
 from lumen_hpc.schedule import rate_at
 from lumen_hpc.training import phantom_records
 from lumen_hpc.training.prefetcher import Prefetcher
-from lumen_hpc.training.sampler import plain
+from lumen_hpc.training.sampler import single_stream
 from lumen_hpc.watchdog import Beat, unwatched
 
 SEED_OFFSET = 1_000_003
 """Added to the run's seed, so that no patient of the run is seen here."""
-SIZE = 64
+IMAGE_SIZE = 64
 """Side of the tower's input [px]; larger images are resized to it."""
 PATIENTS_READ = 600
 """Patients whose texts the tokenizer is trained on."""
@@ -56,55 +56,55 @@ def pretrain(
     Beside them `metrics.jsonl` has a row for each step of the two trainings. `expert_settings` and `instruct` define
     the form of the base's questions, as they do for stage `instruct`. The tokenizer learns `more_texts` too.
     """
-    followed = _Steps(folder, settings)
+    step_log = _StepLog(folder, settings)
     torch.manual_seed(seed)
-    pixels, targets, timelines = experts.training_images(seed + SEED_OFFSET, settings.patients, SIZE)
-    read = chain(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), more_texts)
-    model = make_tiny(read, seed=seed, image_size=SIZE, layers=settings.layers)
+    pixels, targets, timelines = experts.training_images(seed + SEED_OFFSET, settings.patients, IMAGE_SIZE)
+    tokenizer_texts = chain(texts(timelines[:PATIENTS_READ], expert_settings, instruct, seed), more_texts)
+    model = make_tiny(tokenizer_texts, seed=seed, image_size=IMAGE_SIZE, layers=settings.layers)
     expert = experts.PhantomExpert(model.vision_tower, model.mm_projector, model.config.vision_tower,
                                    model.config.hidden_size)  # fmt: skip
     steps = experts.train(expert, pixels, targets, steps=settings.expert_steps, seed=seed)
-    followed.follow((step["loss"] for step in steps), "expert", settings.expert_steps, beat)
+    step_log.write((step["loss"] for step in steps), "expert", settings.expert_steps, beat)
     experts.save_expert(expert, folder / "expert.safetensors")
     expert_sentences = sentences(expert, timelines, expert_settings) if instruct.expert_text else {}
     records = [r for r in phantom_records.records(timelines, instruct, seed, expert_sentences=expert_sentences)
                if r["meta"]["type"] not in ("difference", "prediction")]  # fmt: skip
     losses = train_base(model, records, steps=settings.base_steps, seed=seed)
-    followed.follow(losses, "base", settings.base_steps, beat)
+    step_log.write(losses, "base", settings.base_steps, beat)
     model.config = model.config.with_prompt_form(PromptForm.trained(expert_text=instruct.expert_text))
     save(model, folder / "nvila")
     return [folder / "expert.safetensors", *sorted(path for path in (folder / "nvila").rglob("*") if path.is_file())]
 
 
-class _Steps:
+class _StepLog:
     """The steps of both trainings, in `metrics.jsonl`: from it `status` says how far they are (speed.py)."""
 
     def __init__(self, folder: Path, settings: Pretrain) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path, self._done, self._all = folder / "metrics.jsonl", 0, settings.steps
+        self._path, self._done, self._total = folder / "metrics.jsonl", 0, settings.steps
         self._path.unlink(missing_ok=True)
 
-    def follow(self, losses: Iterator[float], what: str, steps: int, beat: Beat) -> None:
+    def write(self, losses: Iterator[float], part: str, steps: int, beat: Beat) -> None:
         """Goes through the steps of a training, with a line for the log at the last one and now and then before."""
-        began = before = shown = time.monotonic()
+        start = previous = reported = time.monotonic()
         with self._path.open("a", buffering=1) as file:
-            for number, loss in enumerate(losses, 1):
+            for step, loss in enumerate(losses, 1):
                 beat()
                 now = time.monotonic()
                 self._done += 1
-                timing = {"seconds": round(now - before, 3), "gpus": 1, "steps": self._all}
-                file.write(json.dumps({"step": self._done, "part": what, "loss": loss, "timing": timing}) + "\n")
-                before = now
-                if number == steps or now - shown >= INTERVAL_S:
-                    shown = now
-                    eta = "" if number == steps else f", ETA {spell((now - began) / number * (steps - number))}"
-                    print(f"{what} step {number}/{steps}: loss {loss:.3f}{eta}", flush=True)
+                timing = {"seconds": round(now - previous, 3), "gpus": 1, "steps": self._total}
+                file.write(json.dumps({"step": self._done, "part": part, "loss": loss, "timing": timing}) + "\n")
+                previous = now
+                if step == steps or now - reported >= INTERVAL_S:
+                    reported = now
+                    eta = "" if step == steps else f", ETA {spell((now - start) / step * (steps - step))}"
+                    print(f"{part} step {step}/{steps}: loss {loss:.3f}{eta}", flush=True)
 
 
 def texts(timelines: Sequence[Sequence[Study]], settings: Experts, instruct: Instruct, seed: int) -> Iterator[str]:
     """Every kind of text that the demo's models read or write, for the tokenizer."""
-    every = Instruct(findings_first=True, expert_text=False, max_images=instruct.max_images)
-    for record in phantom_records.records(timelines, every, seed):
+    all_forms = Instruct(findings_first=True, expert_text=False, max_images=instruct.max_images)
+    for record in phantom_records.records(timelines, all_forms, seed):
         yield from (turn["value"] for turn in record["conversations"])
     yield from (fill_in(template, days) for template in templates() for days in range(1, 10))
     for p in (0.1, 0.3, 0.6, 0.9):
@@ -126,19 +126,19 @@ def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Study]
 def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) -> Iterator[float]:
     """Diagnostic instruction with the tower frozen; yields the loss of every step."""
     model.vision_tower.requires_grad_(False)
-    learning = [p for p in model.parameters() if p.requires_grad]
+    trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = Muon(model, MATRIX_RATE, LEARNING_RATE)
     groups = image_groups(records)
-    order = plain(groups, global_batch=QUESTIONS, epochs=0, steps=steps, max_run_length=TOGETHER, seed=seed)
+    sampler = single_stream(groups, global_batch=QUESTIONS, epochs=0, steps=steps, max_run_length=TOGETHER, seed=seed)
     model.train()
 
-    def share(replica: NVILA, part: tuple[Batch, int]) -> torch.Tensor:
+    def part_loss(replica: NVILA, part: tuple[Batch, int]) -> torch.Tensor:
         batch, supervised = part
         return replica(batch, loss_denominator=supervised).loss
 
     def layouts() -> Iterator[tuple[list[int], list[list[list[dict]]]]]:
-        for step in range(order.steps):
-            ids = order.batch(step)
+        for step in range(sampler.steps):
+            ids = sampler.batch(step)
             by_group: dict[int, list[dict]] = {}
             for index in ids:
                 by_group.setdefault(int(groups[index]), []).append(records[index])
@@ -148,10 +148,10 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
         replicas = Replicas(model, pool)
         for step, (_, batches) in enumerate(prefetcher):
             supervised = sum(batch.supervised for batch in batches)
-            error = replicas.backward(share, [(batch, supervised) for batch in batches])
-            torch.nn.utils.clip_grad_norm_(learning, CLIP)
-            optimizer.step(rate_at(step, order.steps, 1.0, WARMUP))
-            yield error
+            loss = replicas.backward(part_loss, [(batch, supervised) for batch in batches])
+            torch.nn.utils.clip_grad_norm_(trainable, CLIP)
+            optimizer.step(rate_at(step, sampler.steps, 1.0, WARMUP))
+            yield loss
     model.requires_grad_(True).eval()
 
 
@@ -162,10 +162,10 @@ class Packer:
     model: NVILA
 
     def build(self, groups: Sequence[Sequence[dict]]) -> Batch:
-        return pack(list(encoded(self.model, groups)))
+        return pack(list(encode_groups(self.model, groups)))
 
 
-def encoded(model: NVILA, groups: Iterable[Sequence[dict]]) -> Iterator[list[Sample]]:
+def encode_groups(model: NVILA, groups: Iterable[Sequence[dict]]) -> Iterator[list[Sample]]:
     """Records to samples, as the trainer encodes them; those of one group share their pictures."""
     for group in groups:
         yield model.preprocess(group, inline=True).samples

@@ -29,45 +29,45 @@ def quantise(model: nn.Module, names: Iterable[str], bits: int) -> None:
             f"train.adapter.base_bits={bits} needs the package bitsandbytes; pip install bitsandbytes, or use 16"
         )
     for name in names:
-        parent, _, own = name.rpartition(".")
+        parent, _, child_name = name.rpartition(".")
         layer = model.get_submodule(name)
         assert isinstance(layer, nn.Linear)
-        setattr(model.get_submodule(parent), own, quantised(layer, bits))
+        setattr(model.get_submodule(parent), child_name, quantise_layer(layer, bits))
     setattr(model, f"is_loaded_in_{bits}bit", True)  # what peft asks before it takes its own layer for these
 
 
-def quantised(layer: nn.Linear, bits: int) -> nn.Module:
+def quantise_layer(layer: nn.Linear, bits: int) -> nn.Module:
     """The layer in 8 or 4 bits; it computes in the format of the given weight."""
     import bitsandbytes
 
     bias, dtype = layer.bias is not None, layer.weight.dtype
-    new: nn.Module
+    quantised_layer: nn.Module
     if bits == 4:
-        new = bitsandbytes.nn.Linear4bit(
+        quantised_layer = bitsandbytes.nn.Linear4bit(
             layer.in_features, layer.out_features, bias, compute_dtype=dtype, quant_type="nf4"
         )
         # On a processor with AVX512-BF16, a forward pass without gradients would repack the codes in place and round
         # their scales, so that a training went on otherwise after its first validation.
-        new.support_avx512bf16_for_cpu = False
+        quantised_layer.support_avx512bf16_for_cpu = False
     else:
-        new = bitsandbytes.nn.Linear8bitLt(
+        quantised_layer = bitsandbytes.nn.Linear8bitLt(
             layer.in_features, layer.out_features, bias, has_fp16_weights=False, threshold=OUTLIER
         )
-    new.load_state_dict(layer.state_dict())
+    quantised_layer.load_state_dict(layer.state_dict())
     if bias:
-        new.bias.data = layer.bias.data.clone()
-    return new.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
+        quantised_layer.bias.data = layer.bias.data.clone()
+    return quantised_layer.to("cuda" if torch.cuda.is_available() else "cpu").requires_grad_(False)
 
 
-def weight(layer: nn.Module) -> torch.Tensor:
+def dequantised_weight(layer: nn.Module) -> torch.Tensor:
     """The weight that a quantised layer multiplies by."""
     from bitsandbytes import functional
 
-    kept: Any = layer.weight
-    if type(kept).__name__ == "Params4bit":
-        return functional.dequantize_4bit(kept.data, kept.quant_state)
-    scales = layer.state.SCB if layer.state.SCB is not None else kept.SCB
-    return functional.int8_vectorwise_dequant(kept.data, scales)
+    weight: Any = layer.weight
+    if type(weight).__name__ == "Params4bit":
+        return functional.dequantize_4bit(weight.data, weight.quant_state)
+    scales = layer.state.SCB if layer.state.SCB is not None else weight.SCB
+    return functional.int8_vectorwise_dequant(weight.data, scales)
 
 
 def is_quantised(module: nn.Module) -> bool:
@@ -75,11 +75,11 @@ def is_quantised(module: nn.Module) -> bool:
     return type(module).__module__.startswith("bitsandbytes.")
 
 
-def rounded(tensor: torch.Tensor, bits: int) -> torch.Tensor:
+def rounded_weight(tensor: torch.Tensor, bits: int) -> torch.Tensor:
     """What 8 or 4 bits leave of a weight, in its own format and on its own device."""
     layer = nn.Linear(tensor.shape[1], tensor.shape[0], bias=False, device=tensor.device, dtype=tensor.dtype)
     layer.weight.data = tensor
-    return weight(quantised(layer, bits)).to(tensor)
+    return dequantised_weight(quantise_layer(layer, bits)).to(tensor)
 
 
 def plain_state(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
@@ -87,13 +87,13 @@ def plain_state(tensors: Mapping[str, torch.Tensor], model: nn.Module) -> dict[s
     layers = {name: module for name, module in model.named_modules() if is_quantised(module)}
     state = {name: tensor for name, tensor in tensors.items() if not _is_code(name, layers)}
     dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
-    return state | {f"{name}.weight": weight(layer).to(dtype).cpu() for name, layer in layers.items()}
+    return state | {f"{name}.weight": dequantised_weight(layer).to(dtype).cpu() for name, layer in layers.items()}
 
 
 def _is_code(name: str, layers: Mapping[str, nn.Module]) -> bool:
     """Whether a tensor of a state is a quantised layer's own, its bias aside."""
-    owner, rest = name, ""
-    while owner and owner not in layers:
-        owner, _, last = owner.rpartition(".")
-        rest = f"{last}.{rest}" if rest else last
-    return bool(owner) and rest != "bias"
+    layer, tensor_name = name, ""
+    while layer and layer not in layers:
+        layer, _, last = layer.rpartition(".")
+        tensor_name = f"{last}.{tensor_name}" if tensor_name else last
+    return bool(layer) and tensor_name != "bias"

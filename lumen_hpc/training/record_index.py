@@ -31,7 +31,7 @@ from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank, raised_tog
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 from lumen_hpc.nvila import Preprocessor
-from lumen_hpc.training.fitting import Fitted, fit
+from lumen_hpc.training.fitting import FittedRecord, fit
 from lumen_hpc.training.lengths import Measure, Record, measure, opening
 from lumen_hpc.watchdog import Beat, unwatched
 
@@ -42,9 +42,11 @@ TYPES = (*DIAGNOSTIC, *KINDS)
 FILE = "record_index.npz"
 PARTS = "record_index"
 """Folder of the blocks of an unfinished index."""
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 """Characters that no text has: controls but tab and line ends, and what stands for a byte that was lost."""
-_MISSING = frozenset({"nan", "nat", "null", "undefined", "<na>", "n/a", "#n/a", "#ref!", "#value!", "[object object]"})
+_MISSING_VALUES = frozenset(
+    {"nan", "nat", "null", "undefined", "<na>", "n/a", "#n/a", "#ref!", "#value!", "[object object]"}
+)
 """How programs write that there is no text."""
 
 log = logging.getLogger(__name__)
@@ -76,58 +78,58 @@ class RecordIndex:
 def fault(record: Record) -> str:
     """A record's fault, whatever the model: a field of another type, an empty turn, a missing image; empty if none."""
     meta, images, turns = record.get("meta"), record.get("images"), record.get("conversations")
-    if not _id(record):
+    if not _id_text(record):
         return "it has no id"
     if not isinstance(meta, dict) or not isinstance(meta.get("type"), str):
         return "it has no meta.type"
     if not isinstance(images, list) or not all(isinstance(image, str) and image for image in images):
         return "its images are not a list of paths"
-    if wrong := _wrong_notes(meta, len(images)):
-        return wrong
+    if meta_fault := _meta_fault(meta, len(images)):
+        return meta_fault
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return "its conversations are not a list of turns"
     if len(turns) < 2 or [turn.get("from") for turn in turns] != ["human", "gpt"] * (len(turns) // 2):
         return "it is not a human turn with an answer"
     for number, turn in enumerate(turns):
-        name = "answer" if number % 2 else "question"
+        turn_name = "answer" if number % 2 else "question"
         if not isinstance(turn.get("value"), str):
-            return f"its {name} is not text (turn {number + 1})"
-        if _CONTROLS.search(turn["value"]):
-            return f"its {name} has control characters or lost ones (turn {number + 1})"
+            return f"its {turn_name} is not text (turn {number + 1})"
+        if _CONTROL_CHARACTERS.search(turn["value"]):
+            return f"its {turn_name} has control characters or lost ones (turn {number + 1})"
         if not any(map(str.isalnum, turn["value"].replace(IMAGE, ""))):  # signs that no one sees are no text
-            return f"its {name} is empty (turn {number + 1})"
-        if turn["value"].replace(IMAGE, "").strip(" .\n").lower() in _MISSING:
-            return f"its {name} is a missing value (turn {number + 1})"
+            return f"its {turn_name} is empty (turn {number + 1})"
+        if turn["value"].replace(IMAGE, "").strip(" .\n").lower() in _MISSING_VALUES:
+            return f"its {turn_name} is a missing value (turn {number + 1})"
         if number and IMAGE in turn["value"]:
             return f"{IMAGE} is in turn {number + 1}; the first turn alone shows images"
-    if missing := [image for image in images if not _is_file(image)]:
-        return f"image {missing[0]} is missing"
+    if missing_images := [image for image in images if not _is_file(image)]:
+        return f"image {missing_images[0]} is missing"
     return ""
 
 
-def _wrong_notes(meta: dict[str, Any], images: int) -> str:
+def _meta_fault(meta: dict[str, Any], images: int) -> str:
     """What is wrong with the notes that the index reads; empty if nothing is."""
     if meta["type"] not in TYPES:
         return f"its meta.type is none of {', '.join(TYPES)}"
     sizes = meta.get("sizes") or []
     if not isinstance(sizes, list) or (sizes and len(sizes) != images) or not all(map(_is_size, sizes)):
         return "its meta.sizes are not a [width, height] in pixels for each image"
-    if not _whole(meta.get("needed_images", 0), 0):
+    if not _is_whole_number(meta.get("needed_images", 0), 0):
         return "its meta.needed_images is not a whole number"
     return ""
 
 
 def _is_size(size: Any) -> bool:
     sides = size if isinstance(size, list) and len(size) == 2 else [] if size else [1]  # null: read from the file
-    return bool(sides) and all(_whole(side, 1) for side in sides)
+    return bool(sides) and all(_is_whole_number(side, 1) for side in sides)
 
 
-def _whole(value: Any, least: int) -> bool:
+def _is_whole_number(value: Any, least: int) -> bool:
     """True for a whole number from `least`; json's true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _id(record: Record) -> str:
+def _id_text(record: Record) -> str:
     """A record's id as text; empty if it has none."""
     name = record.get("id")
     return str(name).strip() if isinstance(name, str | int) and not isinstance(name, bool) else ""
@@ -164,29 +166,31 @@ def build(
     file = folder / FILE
     version = hashlib.sha256(f"{version} {max_tokens} {on_bad} fitted".encode()).hexdigest()
     # The others look the file up once it is there: some file systems remember for a while that it was not.
-    if broadcast_json(ranks.first and _kept(file, version) is not None):
-        return _kept(file, version)
+    if broadcast_json(ranks.first and _read_index(file, version) is not None):
+        return _read_index(file, version)
     stopped = False
     with raised_together():
         for block in range(ranks.rank, -(-len(records) // BLOCK), ranks.world_size):
             if stopped := should_stop():
                 break
             beat(f"indexes records from {block * BLOCK + 1}")
-            if _read(_part(folder, block), version) is None:
+            if _read_columns(_block_file(folder, block), version) is None:
                 rows = range(block * BLOCK, min(len(records), (block + 1) * BLOCK))
-                _write(_part(folder, block), version, _measured(records, rows, preprocessor, max_tokens))
+                _write_columns(
+                    _block_file(folder, block), version, _measure_block(records, rows, preprocessor, max_tokens)
+                )
     if on_any_rank(stopped):
         return None
     with raised_together():
         if ranks.first:
             _join(folder, file, version, len(records), on_bad)
-    found = _kept(file, version)
-    if found is None:
+    index = _read_index(file, version)
+    if index is None:
         raise UserError(f"{file} cannot be read back: is the folder shared between the nodes?")
-    return found
+    return index
 
 
-def numbered(names: np.ndarray) -> np.ndarray:
+def number_groups(names: np.ndarray) -> np.ndarray:
     """int [n], equal where the names are, counted in the order in which they first appear.
 
     The sample order depends on these numbers; they must not depend on the images' location, as sorted names would.
@@ -195,7 +199,7 @@ def numbered(names: np.ndarray) -> np.ndarray:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _measured(
+def _measure_block(
     records: Sequence[Record], rows: Sequence[int], preprocessor: Preprocessor, max_tokens: int
 ) -> dict[str, np.ndarray]:
     """Columns of one block, a row a record; `faults` is empty for a good one.
@@ -207,152 +211,162 @@ def _measured(
         for row in rows:
             block.append(records[row])
         faults = [fault(record) for record in block]
-        sound = [record for record, wrong in zip(block, faults) if not wrong]
-        fitting = partial(fit, measure=partial(measure, preprocessor=preprocessor), max_tokens=max_tokens)
-        good = iter(_each(sound, fitting, [row for row, wrong in zip(rows, faults) if not wrong]))
-        found = [
-            Fitted(record, Measure(fault=wrong), 0) if wrong else next(good) for record, wrong in zip(block, faults)
+        good_records = [record for record, fault_text in zip(block, faults) if not fault_text]
+        fit_block = partial(fit, measure=partial(measure, preprocessor=preprocessor), max_tokens=max_tokens)
+        fitted_records = iter(
+            _fit_records(good_records, fit_block, [row for row, fault_text in zip(rows, faults) if not fault_text])
+        )
+        results = [
+            FittedRecord(record, Measure(fault=fault_text), 0) if fault_text else next(fitted_records)
+            for record, fault_text in zip(block, faults)
         ]
     except UserError:
         raise
     except Exception as error:
-        raise _unforeseen(row, error) from None
-    faults = [_unfit(one.measure, max_tokens) for one in found]
-    ids = [_id(record) for record in block]
-    begins = [id if wrong else opening(one.record) for id, one, wrong in zip(ids, found, faults)]
+        raise _unforeseen_error(row, error) from None
+    faults = [_length_fault(result.measure, max_tokens) for result in results]
+    ids = [_id_text(record) for record in block]
+    openings = [id if fault_text else opening(result.record) for id, result, fault_text in zip(ids, results, faults)]
     return {
         "rows": np.array(rows, dtype=np.int64),
         "ids": np.array(ids),
-        "kinds": np.array(["" if wrong else kind(record) for record, wrong in zip(block, faults)]),
-        "groups": np.array([int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) for text in begins], np.uint64),
+        "kinds": np.array(["" if fault_text else kind(record) for record, fault_text in zip(block, faults)]),
+        "groups": np.array([int(hashlib.sha256(text.encode()).hexdigest()[:16], 16) for text in openings], np.uint64),
         **{
-            name: np.array([getattr(one.measure, name) for one in found], np.int64)
+            name: np.array([getattr(result.measure, name) for result in results], np.int64)
             for name in ("prefix", "suffix", "supervised")
         },
-        "images_left_out": np.array([one.left_out for one in found], np.int64),
+        "images_left_out": np.array([result.images_left_out for result in results], np.int64),
         "faults": np.array(faults),
     }
 
 
-def _each(
-    records: Sequence[Record], fitting: Callable[[Sequence[Record]], list[Fitted]], rows: Sequence[int]
-) -> list[Fitted]:
+def _fit_records(
+    records: Sequence[Record], fit_block: Callable[[Sequence[Record]], list[FittedRecord]], rows: Sequence[int]
+) -> list[FittedRecord]:
     """Some records, fitted; where that fails, one by one, to name the record that it fails at."""
     try:
-        return fitting(records)
+        return fit_block(records)
     except Exception:
         for row, record in zip(rows, records):
             try:
-                fitting([record])
+                fit_block([record])
             except Exception as error:
-                raise _unforeseen(row, error) from None
+                raise _unforeseen_error(row, error) from None
         raise
 
 
-def _unforeseen(row: int, error: Exception) -> UserError:
+def _unforeseen_error(row: int, error: Exception) -> UserError:
     """What the user sees of an error in this project's code; the log says where it was raised."""
-    places = "".join(traceback.format_tb(error.__traceback__))  # not its message: it may hold the record's text
-    log.error("record %d cannot be measured:\n%s", row + 1, places)
+    stack = "".join(traceback.format_tb(error.__traceback__))  # not its message: it may hold the record's text
+    log.error("record %d cannot be measured:\n%s", row + 1, stack)
     return UserError(f"record {row + 1}: {type(error).__name__}")
 
 
-def _unfit(counted: Measure, max_tokens: int) -> str:
+def _length_fault(counts: Measure, max_tokens: int) -> str:
     """A measured record's fault; empty if none."""
-    if counted.fault:
-        return counted.fault
-    if counted.total > max_tokens:
-        return f"it has {counted.total} tokens, more than train.max_tokens={max_tokens}"
-    return "" if counted.supervised else "its answer has no token"
+    if counts.fault:
+        return counts.fault
+    if counts.total > max_tokens:
+        return f"it has {counts.total} tokens, more than train.max_tokens={max_tokens}"
+    return "" if counts.supervised else "its answer has no token"
 
 
 def _join(folder: Path, file: Path, version: str, total: int, on_bad: str) -> None:
     """Rank 0: the blocks become the index; bad records stop the training or are listed."""
     if not total:
         raise UserError("there is no record to train on")
-    parts = [_part(folder, block) for block in range(-(-total // BLOCK))]
-    read = [_read(part, version) for part in parts]
-    if missing := next((part for part, columns in zip(parts, read) if columns is None), None):
-        raise UserError(f"{missing}, which another rank wrote, cannot be read: is the folder shared between the nodes?")
-    columns = {name: np.concatenate([part[name] for part in read if part]) for name in read[0] or {}}
-    _judge(columns, on_bad, folder)
-    good = columns.pop("faults") == ""
-    columns = {name: column[good] for name, column in columns.items()}
-    _write(file, version, {**columns, "groups": numbered(columns["groups"])})
-    for part in parts:
-        part.unlink()
+    block_files = [_block_file(folder, block) for block in range(-(-total // BLOCK))]
+    blocks = [_read_columns(columns_of_block, version) for columns_of_block in block_files]
+    if missing_file := next(
+        (columns_of_block for columns_of_block, columns in zip(block_files, blocks) if columns is None), None
+    ):
+        raise UserError(
+            f"{missing_file}, which another rank wrote, cannot be read: is the folder shared between the nodes?"
+        )
+    columns = {
+        name: np.concatenate([columns_of_block[name] for columns_of_block in blocks if columns_of_block])
+        for name in blocks[0] or {}
+    }
+    _reject_bad_records(columns, on_bad, folder)
+    is_good = columns.pop("faults") == ""
+    columns = {name: column[is_good] for name, column in columns.items()}
+    _write_columns(file, version, {**columns, "groups": number_groups(columns["groups"])})
+    for columns_of_block in block_files:
+        columns_of_block.unlink()
     with suppress(OSError):  # another index's blocks, of other records, may lie there
         (folder / PARTS).rmdir()
 
 
-def _judge(columns: dict[str, np.ndarray], on_bad: str, folder: Path) -> None:
+def _reject_bad_records(columns: dict[str, np.ndarray], on_bad: str, folder: Path) -> None:
     """Refuses doubled ids, and bad records unless they are to be left out; those are listed."""
     ids, faults = columns["ids"], columns["faults"]
-    named = np.flatnonzero(ids != "")
-    _, first = np.unique(ids[named], return_index=True)
-    if len(first) < len(named):
-        again = int(np.setdiff1d(named, named[first])[0])
-        raise UserError(f"record {again + 1} has the id {ids[again]} of an earlier one: ids must differ")
-    bad = np.flatnonzero(faults != "").tolist()
-    if bad and on_bad == "stop":
-        first_bad = f"record {bad[0] + 1}" + (f" ({ids[bad[0]]})" if ids[bad[0]] else "")
+    rows_with_id = np.flatnonzero(ids != "")
+    _, first_rows = np.unique(ids[rows_with_id], return_index=True)
+    if len(first_rows) < len(rows_with_id):
+        repeated_row = int(np.setdiff1d(rows_with_id, rows_with_id[first_rows])[0])
+        raise UserError(f"record {repeated_row + 1} has the id {ids[repeated_row]} of an earlier one: ids must differ")
+    bad_rows = np.flatnonzero(faults != "").tolist()
+    if bad_rows and on_bad == "stop":
+        first_bad = f"record {bad_rows[0] + 1}" + (f" ({ids[bad_rows[0]]})" if ids[bad_rows[0]] else "")
         raise UserError(
-            f"{len(bad)} of {len(ids)} records are bad; the first is {first_bad}: {faults[bad[0]]}. "
+            f"{len(bad_rows)} of {len(ids)} records are bad; the first is {first_bad}: {faults[bad_rows[0]]}. "
             "fix: repair them, or leave them out with train.on_bad=skip"
         )
-    if len(bad) == len(ids):
+    if len(bad_rows) == len(ids):
         raise UserError(f"none of the {len(ids)} records can be trained on; the first: {faults[0]}")
-    if bad:
-        log.warning("%d of %d records are left out; %s says why", len(bad), len(ids), folder / "rejected.jsonl")
-    rejected = ({"id": str(ids[row]), "row": row, "reason": str(faults[row])} for row in bad)
-    write_jsonl(folder / "rejected.jsonl", rejected)
+    if bad_rows:
+        log.warning("%d of %d records are left out; %s says why", len(bad_rows), len(ids), folder / "rejected.jsonl")
+    rejections = ({"id": str(ids[row]), "row": row, "reason": str(faults[row])} for row in bad_rows)
+    write_jsonl(folder / "rejected.jsonl", rejections)
     _list_fewer_images(columns, folder)
 
 
 def _list_fewer_images(columns: dict[str, np.ndarray], folder: Path) -> None:
     """Lists the good records that lost their oldest images, each with their number; the log has the sum."""
     counts = np.where(columns["faults"] == "", columns["images_left_out"], 0)
-    fewer = np.flatnonzero(counts).tolist()
+    rows = np.flatnonzero(counts).tolist()
     file = folder / "images_left_out.jsonl"
-    if fewer:
+    if rows:
         log.warning(
             "%d of %d records are too long for train.max_tokens and lose their oldest images, %d in all; %s lists them",
-            len(fewer), len(counts), counts.sum(), file,
+            len(rows), len(counts), counts.sum(), file,
         )  # fmt: skip
-    write_jsonl(file, ({"id": str(columns["ids"][row]), "row": row, "images": int(counts[row])} for row in fewer))
+    write_jsonl(file, ({"id": str(columns["ids"][row]), "row": row, "images": int(counts[row])} for row in rows))
 
 
-def _part(folder: Path, block: int) -> Path:
+def _block_file(folder: Path, block: int) -> Path:
     return folder / PARTS / f"{block:06d}.npz"
 
 
-def _write(file: Path, version: str, columns: dict[str, np.ndarray]) -> None:
+def _write_columns(file: Path, version: str, columns: dict[str, np.ndarray]) -> None:
     with atomic(file) as stream:
         np.savez(stream, allow_pickle=False, version=np.array(version), **columns)
 
 
-def _read(file: Path, version: str) -> dict[str, np.ndarray] | None:
+def _read_columns(file: Path, version: str) -> dict[str, np.ndarray] | None:
     """Columns of the same records by the same model; None where there are none."""
     try:
-        with np.load(file) as kept:
-            if str(kept["version"]) != version:
+        with np.load(file) as archive:
+            if str(archive["version"]) != version:
                 return None
-            return {name: kept[name] for name in kept.files if name != "version"}
+            return {name: archive[name] for name in archive.files if name != "version"}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
-def _kept(file: Path, version: str) -> RecordIndex | None:
+def _read_index(file: Path, version: str) -> RecordIndex | None:
     """An earlier index of the same records by the same model."""
-    columns = _read(file, version) or {}
+    columns = _read_columns(file, version) or {}
     names = {field.name for field in fields(RecordIndex)}
     return RecordIndex(**columns) if columns.keys() == names else None
 
 
-def describe(found: RecordIndex) -> str:
+def describe(index: RecordIndex) -> str:
     """The index in one line: samples, kinds, tokens."""
-    kinds, counts = np.unique(found.kinds, return_counts=True)
+    kinds, counts = np.unique(index.kinds, return_counts=True)
     kinds_line = ", ".join(f"{count} {name}" for name, count in zip(kinds, counts))
-    tokens = int((found.prefix + found.suffix).sum())
+    tokens = int((index.prefix + index.suffix).sum())
     return json.dumps(
-        {"samples": len(found), "kinds": kinds_line, "tokens": tokens, "images": len(np.unique(found.groups))}
+        {"samples": len(index), "kinds": kinds_line, "tokens": tokens, "images": len(np.unique(index.groups))}
     )

@@ -51,13 +51,13 @@ class Stream:
 
     def take(self, start: int, stop: int) -> list[int]:
         """The ids at positions `start` to `stop` of the endless sequence."""
-        taken: list[int] = []
+        ids: list[int] = []
         while start < stop:
             epoch, within = divmod(start, len(self))
             end = min(len(self), within + stop - start)
-            taken += self._epoch(epoch)[within:end].tolist()
+            ids += self._epoch(epoch)[within:end].tolist()
             start += end - within
-        return taken
+        return ids
 
 
 @dataclass(frozen=True)
@@ -80,23 +80,23 @@ class Sampler:
 
     def consumed(self, step: int) -> int:
         """Samples taken before `step`."""
-        done = step * sum(count for _, count in self.streams)
-        return done if self.total is None else min(done, self.total)
+        samples = step * sum(count for _, count in self.streams)
+        return samples if self.total is None else min(samples, self.total)
 
 
-def make(groups: np.ndarray, kinds: np.ndarray, settings: schema.Train, seed: int) -> Sampler:
+def make_sampler(groups: np.ndarray, kinds: np.ndarray, settings: schema.Train, seed: int) -> Sampler:
     """The order of samples under these settings; `groups` and `kinds` [samples] as in the record index."""
     longest = settings.questions_per_image if settings.shared_prefix else 1
     if settings.mixture:
         mixture = dict(settings.mixture)
-        return mixed(groups, kinds, mixture, steps=settings.steps, max_run_length=longest, seed=seed)
-    return plain(
+        return mixed_streams(groups, kinds, mixture, steps=settings.steps, max_run_length=longest, seed=seed)
+    return single_stream(
         groups, global_batch=settings.global_batch, epochs=settings.epochs, steps=settings.steps,
         max_run_length=longest, seed=seed,
     )  # fmt: skip
 
 
-def plain(
+def single_stream(
     groups: np.ndarray, *, global_batch: int, epochs: float, steps: int, max_run_length: int, seed: int
 ) -> Sampler:
     """One permutation over all samples: `epochs` passes, every sample once in each, none dropped.
@@ -111,7 +111,7 @@ def plain(
     return Sampler(((stream, global_batch),), total, math.ceil(total / global_batch))
 
 
-def mixed(
+def mixed_streams(
     groups: np.ndarray, kinds: np.ndarray, mixture: dict[str, int], *, steps: int, max_run_length: int, seed: int
 ) -> Sampler:
     """A fixed number of samples of each kind a step; every kind has its own permutations.
@@ -119,20 +119,20 @@ def mixed(
     `kinds` [samples] holds names of `mixture`. Kinds that the records lack are left out (the diagnostic
     model trains on the same settings); a kind that they have and `mixture` does not name is a UserError.
     """
-    present = set(np.unique(kinds).tolist())
-    if unnamed := sorted(present - set(mixture)):
+    present_kinds = set(np.unique(kinds).tolist())
+    if unnamed_kinds := sorted(present_kinds - set(mixture)):
         raise UserError(
-            f"train.mixture={mixture} has no entry for the kinds {unnamed} in the records: "
+            f"train.mixture={mixture} has no entry for the kinds {unnamed_kinds} in the records: "
             "give each a number of samples a step, or empty the mixture"
         )
     if not steps:
         raise UserError(
             "train.mixture mixes kinds that end at different times: set the number of steps with train.steps"
         )
-    chosen = [(kind, count) for kind, count in mixture.items() if kind in present and count]
-    if not chosen:
+    entries = [(kind, count) for kind, count in mixture.items() if kind in present_kinds and count]
+    if not entries:
         raise UserError(
-            f"train.mixture={mixture}: a step would have no sample, of records of the kinds {sorted(present)}; "
+            f"train.mixture={mixture}: a step would have no sample, of records of the kinds {sorted(present_kinds)}; "
             "give one of these a number above 0"
         )
     ids = np.arange(len(groups))
@@ -144,6 +144,6 @@ def mixed(
             ),
             count,
         )
-        for kind, count in chosen
+        for kind, count in entries
     )
     return Sampler(streams, None, steps)

@@ -21,9 +21,9 @@ from lumen_hpc.nvila.group import Alone
 from lumen_hpc.nvila.preprocess import Blank, tile_count
 from lumen_hpc.recently_used import RecentlyUsed
 from lumen_hpc.training.layout import SharedSequence
-from lumen_hpc.training.lengths import Record, sizes_of
+from lumen_hpc.training.lengths import Record, image_sizes
 from lumen_hpc.training.record_index import RecordIndex
-from lumen_hpc.training.sequence_parallel import own_tokens
+from lumen_hpc.training.sequence_parallel import take_own_tokens
 
 
 class Pictures:
@@ -33,23 +33,23 @@ class Pictures:
     """
 
     def __init__(self, cache_gb: float = 0.0) -> None:
-        self._kept: RecentlyUsed[np.ndarray] | None = RecentlyUsed(cache_gb) if cache_gb else None
+        self._cache: RecentlyUsed[np.ndarray] | None = RecentlyUsed(cache_gb) if cache_gb else None
 
     def open(self, path: str) -> str | np.ndarray:
         """uint8 [H, W], or the path itself where nothing is cached. Raises UserError naming an unreadable file."""
-        if self._kept is not None and (kept := self._kept.get(path)) is not None:
-            return kept
+        if self._cache is not None and (cached := self._cache.get(path)) is not None:
+            return cached
         picture: np.ndarray | None = None
         if holds_dicom(path):
             picture = grey_levels(path)
-        elif self._kept is not None:
-            picture = _grey(path)
-        if picture is not None and self._kept is not None:
-            self._kept.keep(path, picture)
+        elif self._cache is not None:
+            picture = _grey_pixels(path)
+        if picture is not None and self._cache is not None:
+            self._cache.keep(path, picture)
         return path if picture is None else picture
 
 
-def _grey(path: str) -> np.ndarray | None:
+def _grey_pixels(path: str) -> np.ndarray | None:
     """The pixels of a grey picture; None for a coloured one."""
     try:
         with Image.open(path) as image:
@@ -108,36 +108,36 @@ class Batcher:
         self._records, self._index, self._preprocessor = records, index, preprocessor
         self._pictures = pictures
 
-    def build(self, packed: list[SharedSequence]) -> Micro:
+    def build(self, sequences: list[SharedSequence]) -> Micro:
         """A micro-batch of these sequences; of none, one blank token that supervises nothing.
 
         Raises UserError naming a record whose images or text have changed since they were indexed.
         """
-        if not packed:
-            none = torch.zeros(0, dtype=torch.int64)
-            return Micro(pack([[self._blank()]], multiple=self._group.size), none, none.bool(), 0)
-        ids = [sample for sequence in packed for sample in sequence.samples]
-        samples = self._samples(packed)
-        batch = pack([[samples[i] for i in sequence.samples] for sequence in packed], multiple=self._multiple)
+        if not sequences:
+            empty = torch.zeros(0, dtype=torch.int64)
+            return Micro(pack([[self._blank()]], multiple=self._group.size), empty, empty.bool(), 0)
+        ids = [sample for sequence in sequences for sample in sequence.samples]
+        samples = self._samples(sequences)
+        batch = pack([[samples[i] for i in sequence.samples] for sequence in sequences], multiple=self._multiple)
         counts = torch.tensor([samples[i].supervised for i in ids])
-        of_token = torch.repeat_interleave(torch.tensor(ids), counts)
-        verdicts = torch.cat([self._verdict(i, samples[i]) for i in ids])
-        batch, mine, tokens = own_tokens(batch, self._group)
-        micro = Micro(batch, of_token[mine], verdicts[mine], tokens)
+        sample_of_token = torch.repeat_interleave(torch.tensor(ids), counts)
+        verdicts = torch.cat([self._verdict_mask(i, samples[i]) for i in ids])
+        batch, is_own, tokens = take_own_tokens(batch, self._group)
+        micro = Micro(batch, sample_of_token[is_own], verdicts[is_own], tokens)
         return micro.pin_memory() if torch.cuda.is_available() else micro
 
-    def _samples(self, packed: list[SharedSequence]) -> dict[int, Sample]:
+    def _samples(self, sequences: list[SharedSequence]) -> dict[int, Sample]:
         """The samples of these sequences, by id."""
         records = {
             i: without_images(self._records[int(self._index.rows[i])], int(self._index.images_left_out[i]))
-            for sequence in packed
+            for sequence in sequences
             for i in sequence.samples
         }
-        blanks = self._blanks([records[sequence.samples[0]] for sequence in packed])
+        blanks = self._blanks([records[sequence.samples[0]] for sequence in sequences])
         paths = dict.fromkeys(path for record in records.values() for path in record["images"])
         pictures = {path: blanks.get(path) or self._pictures.open(path) for path in paths}
-        shown = [{**record, "images": [pictures[path] for path in record["images"]]} for record in records.values()]
-        samples = dict(zip(records, self._preprocessor(shown, inline=True).samples))
+        inputs = [{**record, "images": [pictures[path] for path in record["images"]]} for record in records.values()]
+        samples = dict(zip(records, self._preprocessor(inputs, inline=True).samples))
         for i, sample in samples.items():
             expected = self._index.prefix[i] + self._index.suffix[i]
             if sample.supervised != self._index.supervised[i] or len(sample) != expected:
@@ -154,22 +154,22 @@ class Batcher:
         """
         if self._group.size == 1:
             return {}
-        sizes = [(path, size) for record in records for path, size in zip(record["images"], sizes_of(record))]
-        ends = list(accumulate(tile_count(size, self._preprocessor.config) for _, size in sizes))
-        own = self._group.own_range(ends[-1] if ends else 0)
-        spans = zip(sizes, [0, *ends], ends)
-        needed = {path for (path, _), begin, end in spans if begin < own.stop and own.start < end}
-        return {path: Blank(*size) for path, size in sizes if path not in needed}
+        sizes = [(path, size) for record in records for path, size in zip(record["images"], image_sizes(record))]
+        tile_ends = list(accumulate(tile_count(size, self._preprocessor.config) for _, size in sizes))
+        own_tiles = self._group.own_range(tile_ends[-1] if tile_ends else 0)
+        spans = zip(sizes, [0, *tile_ends], tile_ends)
+        own_paths = {path for (path, _), begin, end in spans if begin < own_tiles.stop and own_tiles.start < end}
+        return {path: Blank(*size) for path, size in sizes if path not in own_paths}
 
-    def _verdict(self, i: int, sample: Sample) -> torch.Tensor:
+    def _verdict_mask(self, i: int, sample: Sample) -> torch.Tensor:
         """bool [supervised tokens of the sample]: where an outcome's answer says yes or no; nowhere for other kinds."""
         labels = sample.token_labels[1:]
-        learned = labels[labels != IGNORE]
-        found: np.ndarray = np.zeros(len(learned), dtype=bool)
+        supervised_ids = labels[labels != IGNORE]
+        mask: np.ndarray = np.zeros(len(supervised_ids), dtype=bool)
         if self._index.kinds[i] == "outcome":
-            ends = np.flatnonzero(np.isin(learned[:-1], line_ends(self._preprocessor.tokenizer)))
-            found[ends[0] + 1 if len(ends) else 0] = True
-        return torch.from_numpy(found)
+            ends = np.flatnonzero(np.isin(supervised_ids[:-1], line_ends(self._preprocessor.tokenizer)))
+            mask[ends[0] + 1 if len(ends) else 0] = True
+        return torch.from_numpy(mask)
 
     def _blank(self) -> Sample:
         tokenizer = self._preprocessor.tokenizer

@@ -37,9 +37,9 @@ class Group(Alone):
     def own(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
         rows = self.own_range(x.shape[dim])
         part = x.narrow(dim, rows.start, len(rows))
-        missing = list(x.shape)
-        missing[dim] = -(-x.shape[dim] // self.size) - len(rows)
-        return torch.cat([part, x.new_zeros(missing)], dim) if missing[dim] else part
+        padding_shape = list(x.shape)
+        padding_shape[dim] = -(-x.shape[dim] // self.size) - len(rows)
+        return torch.cat([part, x.new_zeros(padding_shape)], dim) if padding_shape[dim] else part
 
     def joined(self, part: torch.Tensor, count: int) -> torch.Tensor:
         return _Gather.apply(part, self.size, self.name)[:count]
@@ -51,7 +51,7 @@ class Group(Alone):
         return self.rank * (length // self.size)
 
 
-def form(size: int, ranks: Ranks) -> Alone:
+def make_group(size: int, ranks: Ranks) -> Alone:
     """The group of this rank where `size` neighbours compute together; all ranks call it."""
     if size == 1:
         return Alone()
@@ -60,26 +60,26 @@ def form(size: int, ranks: Ranks) -> Alone:
     return Group(size, ranks.rank % size, own.group_name)
 
 
-def apart(size: int) -> str:
+def node_crossing(size: int) -> str:
     """Why neighbouring ranks would exchange over the network, if `size` of them compute together; empty if not.
 
     All ranks call it.
     """
     hosts = gather_json(socket.gethostname())
     for first in range(0, len(hosts), size):
-        if len(places := sorted(set(hosts[first : first + size]))) > 1:
-            return f"ranks {first} to {first + size - 1} are on several nodes ({', '.join(places)})"
+        if len(group_hosts := sorted(set(hosts[first : first + size]))) > 1:
+            return f"ranks {first} to {first + size - 1} are on several nodes ({', '.join(group_hosts)})"
     return ""
 
 
-def own_tokens(batch: Batch, group: Alone) -> tuple[Batch, torch.Tensor, int]:
+def take_own_tokens(batch: Batch, group: Alone) -> tuple[Batch, torch.Tensor, int]:
     """A packed batch that supervises only what this rank's positions predict; bool [supervised tokens], which of the
     batch's these are; and the tokens at its positions, padding left out."""
     each = batch.token_ids.shape[1] // group.size
     start = group.start(batch.token_ids.shape[1])
     predictors = batch.predictors
-    mine = (predictors >= start) & (predictors < start + each)
-    return replace(batch, learned=batch.learned[mine]), mine, min(max(batch.tokens - start, 0), each)
+    is_own = (predictors >= start) & (predictors < start + each)
+    return replace(batch, learned=batch.learned[is_own]), is_own, min(max(batch.tokens - start, 0), each)
 
 
 @dataclass
@@ -97,8 +97,8 @@ class SharedPlan:
             k, v = k.repeat_interleave(copies, dim=1), v.repeat_interleave(copies, dim=1)
         parts = [x.unflatten(1, (self.size, -1)) for x in (q, k, v)]
         to_heads = torch.cat(parts, dim=2).transpose(0, 1)
-        whole = _Exchange.apply(to_heads, self.size, self.group).permute(1, 2, 0, 3, 4).flatten(2, 3)
-        q, k, v = whole.split([part.shape[2] for part in parts], dim=1)
+        exchanged = _Exchange.apply(to_heads, self.size, self.group).permute(1, 2, 0, 3, 4).flatten(2, 3)
+        q, k, v = exchanged.split([part.shape[2] for part in parts], dim=1)
         out = self.plan.attend(layer, q, k, v, scale)
         to_positions = out.unflatten(1, (self.size, -1)).transpose(0, 1)
         return _Exchange.apply(to_positions, self.size, self.group).permute(1, 2, 0, 3, 4).flatten(2, 3)
@@ -110,8 +110,8 @@ class SharedPlan:
 def _exchange(x: torch.Tensor, size: int, group: str) -> torch.Tensor:
     """[size, …]: place i goes to rank i of the group, whose own comes to place i."""
     ones = [1] * size
-    found = torch.ops._c10d_functional.all_to_all_single(x.contiguous(), ones, ones, group)
-    return torch.ops._c10d_functional.wait_tensor(found)
+    received = torch.ops._c10d_functional.all_to_all_single(x.contiguous(), ones, ones, group)
+    return torch.ops._c10d_functional.wait_tensor(received)
 
 
 class _Exchange(torch.autograd.Function):
@@ -133,8 +133,8 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, size: int, group: str) -> torch.Tensor:
         ctx.size, ctx.group = size, group
-        found = torch.ops._c10d_functional.all_gather_into_tensor(x.contiguous(), size, group)
-        return torch.ops._c10d_functional.wait_tensor(found)
+        gathered = torch.ops._c10d_functional.all_gather_into_tensor(x.contiguous(), size, group)
+        return torch.ops._c10d_functional.wait_tensor(gathered)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> Any:

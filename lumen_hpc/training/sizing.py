@@ -18,7 +18,7 @@ from lumen_hpc.training import exchange, memory, speed
 from lumen_hpc.training.flops import token_flops
 from lumen_hpc.training.memory import memory_gb
 from lumen_hpc.training.model_sizes import Sizes
-from lumen_hpc.training.occupancy import Occupancy, Steps, occupancy, parallel, stated
+from lumen_hpc.training.occupancy import Occupancy, Steps, choose_group_size, occupancy, stated_steps
 
 AUTO_SHARE = 0.9
 """Of a GPU's memory, what `auto` fills by the plan, which is held to 10 %."""
@@ -43,7 +43,7 @@ class TrainingPlan:
     """Where that MFU is from."""
     sent_gb: float = 0.0
     """GB that a GPU sends in a step to those with which it computes a micro-batch."""
-    sending: float = 0.0
+    sending_share: float = 0.0
     """Share of the hours that this takes (`exchange.BANDWIDTH`); included in them."""
 
     @property
@@ -65,7 +65,7 @@ class TrainingPlan:
 
     def _parallel(self) -> str:
         ranks = self.occupancy.sequence_parallel
-        sent = f"a GPU sends {self.sent_gb:.1f} GB a step within its node, {self.sending:.0%} of the time"
+        sent = f"a GPU sends {self.sent_gb:.1f} GB a step within its node, {self.sending_share:.0%} of the time"
         return f"; train.sequence_parallel={ranks}: {sent}" if ranks > 1 else ""
 
 
@@ -77,7 +77,7 @@ def plan(
     sizes: Sizes | None = None,
     workload: Workload | None = None,
     device: str = "H100",
-    own: speed.Progress | None = None,
+    progress: speed.Progress | None = None,
     steps: Steps | None = None,
 ) -> TrainingPlan:
     """Cost of these settings on `gpus` GPUs of a kind, at the MFU that was measured for the most similar training.
@@ -87,33 +87,33 @@ def plan(
     (ZeRO-3, full recomputation).
     """
     sizes, workload = sizes or Sizes(), workload or Workload()
-    steps = steps or stated(train, workload)
-    used = occupancy(steps, train, gpus, sizes.heads, nodes=nodes)
-    asked, train = train, dataclasses.replace(_frugal(train), sequence_parallel=used.sequence_parallel)
-    known = speed.nearest(
+    steps = steps or stated_steps(train, workload)
+    step_occupancy = occupancy(steps, train, gpus, sizes.heads, nodes=nodes)
+    requested, train = train, dataclasses.replace(_frugal(train), sequence_parallel=step_occupancy.sequence_parallel)
+    measurement = speed.nearest_measurement(
         device, shared_prefix=train.shared_prefix, checkpointing=train.checkpointing, compiled=train.compiled is True
     )
-    mfu = known.mfu
+    mfu = measurement.mfu
     step_samples = sum(train.mixture.values()) or train.global_batch
     samples = train.steps * step_samples if train.steps else steps.samples * train.epochs
     # of the longest rank in a step
-    work = used.path * token_flops(train, sizes, workload, used.samples / used.sequences)
-    sent = exchange.sent_bytes(train, sizes, workload, used.path)
-    seconds, source = work / (speed.peak_flops(device) * mfu) + sent / exchange.BANDWIDTH, str(known)
-    if own is not None:
-        seconds = own.seconds * used.path / occupancy(steps, asked, own.gpus, sizes.heads).path
-        mfu, source = own.mfu, "measured in this run"
+    flops = step_occupancy.path * token_flops(train, sizes, workload, step_occupancy.samples / step_occupancy.sequences)
+    sent_bytes = exchange.sent_bytes(train, sizes, workload, step_occupancy.path)
+    seconds, source = flops / (speed.peak_flops(device) * mfu) + sent_bytes / exchange.BANDWIDTH, str(measurement)
+    if progress is not None:
+        seconds = progress.seconds * step_occupancy.path / occupancy(steps, requested, progress.gpus, sizes.heads).path
+        mfu, source = progress.mfu, "measured in this run"
     return TrainingPlan(
-        memory=memory.by_use(train, gpus, nodes, sizes, workload),
+        memory=memory.memory_by_use(train, gpus, nodes, sizes, workload),
         steps=math.ceil(samples / step_samples),
         hours=samples / step_samples * seconds / 3600,
         checkpoint_gb=memory.checkpoint_gb(train, sizes),
         gpus=gpus,
         mfu=mfu,
-        occupancy=used,
+        occupancy=step_occupancy,
         source=source,
-        sent_gb=sent / 1e9,
-        sending=sent / exchange.BANDWIDTH / seconds,
+        sent_gb=sent_bytes / 1e9,
+        sending_share=sent_bytes / exchange.BANDWIDTH / seconds,
     )
 
 
@@ -131,12 +131,12 @@ def resolve(
     if train.zero == "auto" and train.quantised:  # ZeRO-3 would cut quantised weights
         stages = (1, 2)
     for checkpointing, stage in itertools.product(checkpointings, stages):
-        several = stage == 3 and 1 < nodes < gpus
-        for node_shards in (several, False) if train.node_shards == "auto" else (train.node_shards,):
-            tried = dataclasses.replace(train, checkpointing=checkpointing, zero=stage, node_shards=node_shards)
-            needed = memory_gb(tried, gpus, nodes=nodes, sizes=sizes, workload=workload)
-            if not gpu_memory_gb or needed <= AUTO_SHARE * gpu_memory_gb:
-                return tried
+        multi_node = stage == 3 and 1 < nodes < gpus
+        for node_shards in (multi_node, False) if train.node_shards == "auto" else (train.node_shards,):
+            candidate = dataclasses.replace(train, checkpointing=checkpointing, zero=stage, node_shards=node_shards)
+            needed_gb = memory_gb(candidate, gpus, nodes=nodes, sizes=sizes, workload=workload)
+            if not gpu_memory_gb or needed_gb <= AUTO_SHARE * gpu_memory_gb:
+                return candidate
     return _frugal(train)
 
 
@@ -149,7 +149,7 @@ def _frugal(train: schema.Train) -> schema.Train:
     )
 
 
-def check(
+def check_fit(
     train: schema.Train,
     gpus: int,
     gpu_memory_gb: float,
@@ -160,30 +160,34 @@ def check(
 ) -> TrainingPlan:
     """The plan; UserError, with settings that would fit, if the memory of a GPU or the batch does not allow it."""
     sizes, workload = sizes or Sizes(), workload or Workload()
-    together = parallel(stated(train, workload), train, gpus, sizes.heads, nodes=nodes)
-    train = dataclasses.replace(train, sequence_parallel=together)
+    group_size = choose_group_size(stated_steps(train, workload), train, gpus, sizes.heads, nodes=nodes)
+    train = dataclasses.replace(train, sequence_parallel=group_size)
     check_parallel(train, gpus, nodes, sizes)
     check_batch(train, gpus)
     train = resolve(train, gpus, gpu_memory_gb, nodes=nodes, sizes=sizes, workload=workload)
-    found = plan(train, gpus, nodes=nodes, sizes=sizes, workload=workload)
-    if found.memory_gb <= gpu_memory_gb:
-        return found
-    fitting = [
+    estimate = plan(train, gpus, nodes=nodes, sizes=sizes, workload=workload)
+    if estimate.memory_gb <= gpu_memory_gb:
+        return estimate
+    fitting_overrides = [
         overrides
-        for overrides, changed, count in _alternatives(train, gpus)
-        if memory_gb(changed, count, sizes=sizes, workload=workload) <= gpu_memory_gb
+        for overrides, candidate, count in _alternatives(train, gpus)
+        if memory_gb(candidate, count, sizes=sizes, workload=workload) <= gpu_memory_gb
     ]
-    hint = f"these fit: {'; '.join(fitting[:3])}" if fitting else "no ZeRO stage, budget or number of GPUs tried fits"
-    raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {found}; {hint}")
+    hint = (
+        f"these fit: {'; '.join(fitting_overrides[:3])}"
+        if fitting_overrides
+        else "no ZeRO stage, budget or number of GPUs tried fits"
+    )
+    raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {estimate}; {hint}")
 
 
 def check_batch(train: schema.Train, world_size: int) -> None:
     """Refuses a global batch that leaves ranks without work, and a budget that the longest sample does not fit."""
-    batch, together = sum(train.mixture.values()) or train.global_batch, train.ranks_a_micro_batch
-    if batch * together < world_size:
+    batch, group_size = sum(train.mixture.values()) or train.global_batch, train.ranks_a_micro_batch
+    if batch * group_size < world_size:
         raise UserError(
             f"train.global_batch={batch} leaves some of {world_size} GPUs without a sample in every step; "
-            f"use at least train.global_batch={-(-world_size // together)}, or at most {batch * together} GPUs"
+            f"use at least train.global_batch={-(-world_size // group_size)}, or at most {batch * group_size} GPUs"
         )
     if train.token_budget < train.max_tokens:
         raise UserError(
@@ -195,29 +199,29 @@ def check_batch(train: schema.Train, world_size: int) -> None:
 
 def check_parallel(train: schema.Train, gpus: int, nodes: int, sizes: Sizes) -> None:
     """Refuses a `train.sequence_parallel` that does not divide a node's GPUs, or the language model's heads."""
-    together = train.ranks_a_micro_batch
+    group_size = train.ranks_a_micro_batch
     problem = ""
-    if gpus % (nodes * together):
+    if gpus % (nodes * group_size):
         problem = f"it does not divide {gpus} GPUs on {nodes} nodes, and those that compute together must share a node"
-    elif sizes.heads % together:
+    elif sizes.heads % group_size:
         problem = f"it does not divide the {sizes.heads} heads of the language model"
     if problem:
-        raise UserError(f"train.sequence_parallel={together}: {problem}; use train.sequence_parallel=1 or auto")
+        raise UserError(f"train.sequence_parallel={group_size}: {problem}; use train.sequence_parallel=1 or auto")
 
 
 def _alternatives(train: schema.Train, gpus: int) -> list[tuple[str, schema.Train, int]]:
     """Alternatives to try, the mildest first: (command-line overrides, settings, GPUs)."""
 
-    def changed(**values: Any) -> schema.Train:
+    def replace(**values: Any) -> schema.Train:
         return dataclasses.replace(train, **values)
 
-    tried = [
-        ("train.checkpointing=full", changed(checkpointing="full"), gpus),
-        (f"train.token_budget={train.max_tokens}", changed(token_budget=train.max_tokens), gpus),
-        ("train.zero=3", changed(zero=3), gpus),
+    candidates = [
+        ("train.checkpointing=full", replace(checkpointing="full"), gpus),
+        (f"train.token_budget={train.max_tokens}", replace(token_budget=train.max_tokens), gpus),
+        ("train.zero=3", replace(zero=3), gpus),
     ]
-    every = changed(zero=3, checkpointing="full", token_budget=train.max_tokens)
-    all_of_them = f"train.zero=3 train.checkpointing=full train.token_budget={train.max_tokens}"
-    tried.append((all_of_them, every, gpus))
-    tried += [(f"{all_of_them} on {gpus * times} GPUs", every, gpus * times) for times in (2, 4, 8)]
-    return [(overrides, new, count) for overrides, new, count in tried if (new, count) != (train, gpus)]
+    most_frugal = replace(zero=3, checkpointing="full", token_budget=train.max_tokens)
+    all_overrides = f"train.zero=3 train.checkpointing=full train.token_budget={train.max_tokens}"
+    candidates.append((all_overrides, most_frugal, gpus))
+    candidates += [(f"{all_overrides} on {gpus * times} GPUs", most_frugal, gpus * times) for times in (2, 4, 8)]
+    return [(overrides, new, count) for overrides, new, count in candidates if (new, count) != (train, gpus)]

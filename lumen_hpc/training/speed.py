@@ -20,7 +20,7 @@ from lumen_hpc.files import open_regular, read_bytes
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
 """Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
-RECENT = 20
+RECENT_STEPS = 20
 """Steps at the end of metrics.jsonl whose median counts."""
 
 
@@ -62,12 +62,12 @@ def peak_flops(device: str) -> float:
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device), 0.0)
 
 
-def nearest(device: str, *, shared_prefix: bool, checkpointing: str, compiled: bool) -> Measurement:
+def nearest_measurement(device: str, *, shared_prefix: bool, checkpointing: str, compiled: bool) -> Measurement:
     """The measurement most like these settings: sharing counts first, then the device, then how layers run."""
 
     def likeness(row: Measurement) -> tuple[bool, ...]:
-        same_layers = (row.compiled == compiled, row.checkpointing == checkpointing)
-        return (row.shared_prefix == shared_prefix, row.device == device, *same_layers)
+        layer_likeness = (row.compiled == compiled, row.checkpointing == checkpointing)
+        return (row.shared_prefix == shared_prefix, row.device == device, *layer_likeness)
 
     return max(MEASUREMENTS, key=likeness)
 
@@ -110,35 +110,35 @@ class Progress:
         )
 
 
-def of_run(folder: Path, train: schema.Train) -> Progress | None:
+def run_progress(folder: Path, train: schema.Train) -> Progress | None:
     """Progress of the training in `folder`; None before its second step, whose time no longer includes the start.
 
     None also where the settings are no longer those of that training: it would start anew.
     """
-    return of_steps(folder / "metrics.jsonl") if _same(folder, train) else None
+    return read_progress(folder / "metrics.jsonl") if _has_settings(folder, train) else None
 
 
-def of_pretraining(folder: Path, pretrain: Pretrain) -> Progress | None:
+def pretraining_progress(folder: Path, pretrain: Pretrain) -> Progress | None:
     """Progress of stage `pretrain`, whose two trainings count as one."""
-    found = of_steps(folder / "metrics.jsonl")
-    return found if found and found.steps == pretrain.steps else None
+    progress = read_progress(folder / "metrics.jsonl")
+    return progress if progress and progress.steps == pretrain.steps else None
 
 
-def of_steps(path: Path) -> Progress | None:
+def read_progress(path: Path) -> Progress | None:
     """What the rows of a metrics.jsonl say; None before the second step."""
-    rows = _last_rows(path, RECENT)
+    rows = _last_rows(path, RECENT_STEPS)
     if not rows or rows[-1]["step"] < 2:
         return None
-    last = rows[-1]["timing"]
-    if not {"gpus", "steps"} <= last.keys():  # written before these were recorded
+    last_timing = rows[-1]["timing"]
+    if not {"gpus", "steps"} <= last_timing.keys():  # written before these were recorded
         return None
-    steady = [row["timing"] for row in rows if row["step"] > 1 and row["timing"].get("gpus") == last["gpus"]]
+    timings = [row["timing"] for row in rows if row["step"] > 1 and row["timing"].get("gpus") == last_timing["gpus"]]
     return Progress(
         step=rows[-1]["step"],
-        steps=last["steps"],
-        seconds=statistics.median(timing["seconds"] for timing in steady),
-        gpus=last["gpus"],
-        mfu=statistics.median(timing.get("mfu", 0.0) for timing in steady),
+        steps=last_timing["steps"],
+        seconds=statistics.median(timing["seconds"] for timing in timings),
+        gpus=last_timing["gpus"],
+        mfu=statistics.median(timing.get("mfu", 0.0) for timing in timings),
         validation=_last_validation(path),
     )
 
@@ -146,26 +146,26 @@ def of_steps(path: Path) -> Progress | None:
 def _last_validation(path: Path) -> tuple[int, float] | None:
     """Step and loss of the last row with a validation loss."""
     text = read_bytes(path)
-    at = text.rfind(b'"validation_loss":')
-    if at < 0:
+    position = text.rfind(b'"validation_loss":')
+    if position < 0:
         return None
-    end = text.find(b"\n", at)
+    end = text.find(b"\n", position)
     try:
-        row = json.loads(text[text.rfind(b"\n", 0, at) + 1 : end if end > 0 else None])
+        row = json.loads(text[text.rfind(b"\n", 0, position) + 1 : end if end > 0 else None])
     except ValueError:  # being written
         return None
     return row["step"], row["validation_loss"]
 
 
-def _same(folder: Path, train: schema.Train) -> bool:
+def _has_settings(folder: Path, train: schema.Train) -> bool:
     """Whether the training in `folder` has these settings; an `auto` stands for whatever was chosen."""
     try:
-        begun = json.loads(read_bytes(folder / "training.json"))
+        stored = json.loads(read_bytes(folder / "training.json"))
     except (OSError, ValueError):
         return False
-    now = {f"train.{name}": value for name, value in dataclasses.asdict(train).items()}
-    begun.setdefault("train.adapter", now["train.adapter"] if train.adapter.kind == "none" else None)
-    return all(now.get(key) in (value, "auto") for key, value in begun.items() if key in now)
+    current = {f"train.{name}": value for name, value in dataclasses.asdict(train).items()}
+    stored.setdefault("train.adapter", current["train.adapter"] if train.adapter.kind == "none" else None)
+    return all(current.get(key) in (value, "auto") for key, value in stored.items() if key in current)
 
 
 def _last_rows(path: Path, count: int) -> list[dict[str, Any]]:

@@ -35,9 +35,9 @@ class TokenKinds:
 
     def counts(self, ids: Iterable[int], supervised: np.ndarray) -> torch.Tensor:
         """float64 [names]: supervised tokens of each kind in these samples; `supervised` [samples] as indexed."""
-        chosen = np.fromiter(ids, dtype=np.int64)
-        found = np.bincount(self._of_sample[chosen], supervised[chosen], minlength=len(self.names))
-        outcomes = int((self._of_sample[chosen] == self._outcome).sum())
+        sample_ids = np.fromiter(ids, dtype=np.int64)
+        found = np.bincount(self._of_sample[sample_ids], supervised[sample_ids], minlength=len(self.names))
+        outcomes = int((self._of_sample[sample_ids] == self._outcome).sum())
         if outcomes:
             found[self._outcome] -= outcomes
             found[self._verdict] += outcomes

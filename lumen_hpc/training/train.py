@@ -22,7 +22,7 @@ from lumen_hpc.files import write_json
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters, folder, loop, quantisation, record_index, sequence_parallel, validation
 from lumen_hpc.training.auto import Auto
-from lumen_hpc.training.checkpointing import newest
+from lumen_hpc.training.checkpointing import newest_checkpoint
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.health import check_devices
@@ -33,7 +33,7 @@ from lumen_hpc.training.samples import Batcher, Pictures
 from lumen_hpc.watchdog import Beat, unwatched
 
 log = logging.getLogger(__name__)
-LENGTHS = 32
+PADDED_LENGTHS = 32
 """Lengths of a micro-batch that compiled layers meet: each compiles once, at its first appearance (10 s on an H200). Of
 a budget of 16,384 tokens, 8 lengths would leave 7 % of the work to padding, 32 leave 2 %."""
 
@@ -80,11 +80,11 @@ def fine_tune(
     auto = Auto(train, base, out, ranks)
     train = auto.resolve_memory()
     fingerprint = folder.fingerprint_of(train, records_hash or folder.records_hash(records), base, seed)
-    if done := folder.finished_steps(out, fingerprint):
-        return Outcome(True, done)
+    if steps := folder.finished_steps(out, fingerprint):
+        return Outcome(True, steps)
     beat("waiting for the other ranks", waits=True)
     join(ranks, out)
-    with folder.alone(out, ranks):
+    with folder.training_lock(out, ranks):
         if ranks.first:
             folder.set_aside(out, fingerprint)
         dist.barrier()
@@ -99,20 +99,20 @@ def fine_tune(
             index = sources.index(train, should_stop)
         if index is None:  # asked to stop before anything was loaded
             leave()
-            kept = newest(out / folder.FOLDER)
-            return Outcome(False, int(kept.name.removeprefix("step-")) if kept else 0)
+            checkpoint = newest_checkpoint(out / folder.FOLDER)
+            return Outcome(False, int(checkpoint.name.removeprefix("step-")) if checkpoint else 0)
         train = auto.resolve_sequence_parallel(train, index, seed)
         auto.require_fit(train)
         work = sources.work(train, index, form or PromptForm.trained(), held_out)
-        engine, done, finished = loop.run(
+        engine, steps, finished = loop.run(
             work, train, ranks, seed=seed, should_stop=should_stop, beat=beat, started=started
         )
         if finished:
             beat("writing the final model")
-            _export(engine, work, out, done)
+            _export(engine, work, out, steps)
         engine.close()
         leave()
-    return Outcome(finished, done)
+    return Outcome(finished, steps)
 
 
 class _Sources:
@@ -146,10 +146,10 @@ class _Sources:
 
     def work(self, train: schema.Train, index: RecordIndex, form: PromptForm, held_out: Path | None) -> loop.Work:
         """Everything that the loop works on; `train` without an `auto` left."""
-        group = sequence_parallel.form(train.ranks_a_micro_batch, self._ranks)
-        multiple = -(-train.token_budget // (LENGTHS * 128)) * 128 if train.compiled else 1
+        group = sequence_parallel.make_group(train.ranks_a_micro_batch, self._ranks)
+        multiple = -(-train.token_budget // (PADDED_LENGTHS * 128)) * 128 if train.compiled else 1
         batcher = partial(Batcher, preprocessor=self._preprocessor, multiple=multiple, group=group)
-        held = self._held_out(train, held_out, batcher) if held_out is not None else None
+        held_out_records = self._held_out(train, held_out, batcher) if held_out is not None else None
         self._beat("loading the model")
         model = self._model(train)
         model.config = model.config.with_prompt_form(form)  # saved with the final model
@@ -166,7 +166,7 @@ class _Sources:
             fingerprint=self._fingerprint,
             base=str(self._base.resolve()),
             flops=flops,
-            held_out=held,
+            held_out=held_out_records,
         )
 
     def _held_out(self, train: schema.Train, file: Path, batcher: Callable[..., Batcher]) -> validation.HeldOut | None:
@@ -174,7 +174,7 @@ class _Sources:
         if not file.is_file() or not train.validate:
             return None
         return validation.hold_out(
-            validation.spread(Records(file), train.validate),
+            validation.evenly_spaced(Records(file), train.validate),
             self._preprocessor,
             lambda kept, index: batcher(kept, index, pictures=Pictures()),
             self._ranks,

@@ -19,7 +19,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Preprocessor
 from lumen_hpc.training import record_index
 from lumen_hpc.training.deepspeed_engine import Engine
-from lumen_hpc.training.layout import layout, sequences
+from lumen_hpc.training.layout import pack_sequences, sequences
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.token_kinds import TokenKinds
 from lumen_hpc.watchdog import Beat, unwatched
@@ -37,7 +37,7 @@ class HeldOut:
     batcher: Any
 
 
-def spread(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+def evenly_spaced(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     """`count` records at even distances, or all of them: the same ones at every checkpoint."""
     if len(records) <= count:
         return [records[row] for row in range(len(records))]
@@ -75,8 +75,8 @@ def hold_out(
     return HeldOut(index, batcher(records, index)) if index is not None else None
 
 
-def losses(
-    held: HeldOut,
+def measure_losses(
+    held_out: HeldOut,
     engine: Engine,
     train: schema.Train,
     ranks: Ranks,
@@ -86,21 +86,23 @@ def losses(
 
     Every rank calls it, and all get the same.
     """
-    index, device = held.index, engine.ds.device
+    index, device = held_out.index, engine.ds.device
     kinds = TokenKinds(index.kinds, device)
-    items = sequences(
+    packed_sequences = sequences(
         range(len(index)), index.groups, index.prefix, index.suffix, budget=train.token_budget,
         shared=train.shared_prefix,
     )  # fmt: skip
-    together = train.ranks_a_micro_batch
-    packs = layout(items, ranks.world_size // together, train.token_budget)[ranks.rank // together]
+    group_size = train.ranks_a_micro_batch
+    micro_batches = pack_sequences(packed_sequences, ranks.world_size // group_size, train.token_budget)[
+        ranks.rank // group_size
+    ]
     sums = torch.zeros(2, len(kinds.names), dtype=torch.float64, device=device)
     # What is compiled was compiled with gradients; without them it would be compiled again, for every length.
-    quiet = nullcontext() if train.compiled or train.attention == "flex" else torch.no_grad()
+    no_gradients = nullcontext() if train.compiled or train.attention == "flex" else torch.no_grad()
     engine.ds.eval()
     try:
-        with ThreadPoolExecutor(train.workers) as pool, quiet:
-            for micro in pool.map(held.batcher.build, packs):
+        with ThreadPoolExecutor(train.workers) as pool, no_gradients:
+            for micro in pool.map(held_out.batcher.build, micro_batches):
                 beat()
                 micro = micro.to(device)
                 nll = engine(micro).detach().double()
@@ -111,6 +113,6 @@ def losses(
         engine.ds.train()
     dist.all_reduce(sums)
     total, count = sums.tolist()
-    found = {f"{LOSS}_{kind}": a / b for kind, a, b in zip(kinds.names, total, count, strict=True) if b}
-    whole = sum(found.values()) if train.loss == "kinds" else sum(total) / sum(count)
-    return {LOSS: whole, **found}
+    by_kind = {f"{LOSS}_{kind}": a / b for kind, a, b in zip(kinds.names, total, count, strict=True) if b}
+    loss = sum(by_kind.values()) if train.loss == "kinds" else sum(total) / sum(count)
+    return {LOSS: loss, **by_kind}

@@ -25,7 +25,7 @@ from lumen_hpc.data.mimic_cxr import _view
 from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import media
-from lumen_hpc.training.lengths import size_of
+from lumen_hpc.training.lengths import image_size
 from tests.data.small_dataset import METADATA, MIMIC_ALL, QUESTIONS, SPLIT, Dataset
 
 MARKER = "Zebrowski"
@@ -326,7 +326,7 @@ ELEMENTS = {
 
 READERS = {
     "prepare": images.check, "its headers": images.check_header, "experts": images.decode,
-    "training": lambda path: size_of(str(path)), "ask": lambda path: media.decode_picture(path.read_bytes()),
+    "training": lambda path: image_size(str(path)), "ask": lambda path: media.decode_picture(path.read_bytes()),
     "its day": lambda path: media.acquisition_day(path.read_bytes()),
 }  # fmt: skip
 

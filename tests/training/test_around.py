@@ -10,7 +10,7 @@ import pytest
 from lumen_hpc.config.schema import Train
 from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.errors import UserError
-from lumen_hpc.training.health import Report, check_devices, faulty
+from lumen_hpc.training.health import Report, check_devices, fault_messages
 from lumen_hpc.training.journal import Journal
 from lumen_hpc.training.sizing import check_batch
 
@@ -30,9 +30,13 @@ def test_the_health_check_reports_and_names_what_is_bad(alone):
         return Report(number, f"n{number // 4}", "H100", tflops, 79.0, 300.0, fault)
 
     good = [rank(i, 600.0 + i) for i in range(7)]
-    assert faulty([*good, rank(7, 580)], slow=0.5) == []
-    assert faulty([*good, rank(7, 120)], slow=0.5) == ["n1 (rank 7, H100): 120.0 TFLOP/s where the median is 602.5"]
-    assert faulty([*good, rank(7, 0, "RuntimeError: ECC")], slow=0.5) == ["n1 (rank 7, H100): RuntimeError: ECC"]
+    assert fault_messages([*good, rank(7, 580)], slow=0.5) == []
+    assert fault_messages([*good, rank(7, 120)], slow=0.5) == [
+        "n1 (rank 7, H100): 120.0 TFLOP/s where the median is 602.5"
+    ]
+    assert fault_messages([*good, rank(7, 0, "RuntimeError: ECC")], slow=0.5) == [
+        "n1 (rank 7, H100): RuntimeError: ECC"
+    ]
 
 
 def test_the_journal_is_cut_back_to_the_step_that_is_gone_on_from(tmp_path):
@@ -45,7 +49,7 @@ def test_the_journal_is_cut_back_to_the_step_that_is_gone_on_from(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "los')  # the crash came here
     again = Journal(tmp_path, step=5)
-    again.restarted(step=5)
+    again.write_restart(step=5)
     assert (again.lost_steps, again.lost_seconds) == (2, 4.0)
     steps(again, range(6, 9))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

@@ -16,7 +16,7 @@ import torch
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import checkpointing
-from lumen_hpc.training.checkpointing import Checkpoints, newest
+from lumen_hpc.training.checkpointing import Checkpoints, newest_checkpoint
 from lumen_hpc.training.folder import MARKER
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -211,4 +211,4 @@ def test_rotation_leaves_every_folder_that_is_not_step_and_digits(kept, tmp_path
         save(kept, step)
     kept.finish()
     assert (own / MARKER).is_file() and not (folder / "step-000003").exists()
-    assert kept.latest().step == 12 and newest(folder).name == "step-000012"
+    assert kept.latest().step == 12 and newest_checkpoint(folder).name == "step-000012"

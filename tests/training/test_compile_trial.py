@@ -9,7 +9,7 @@ import torch
 
 from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.training.compile_trial import why_plain
+from lumen_hpc.training.compile_trial import reason_for_plain_layers
 
 LORA = Adapter(kind="lora", rank=4)
 
@@ -23,7 +23,7 @@ def anew(monkeypatch, tmp_path):
 def tried(backend, aspect="dynamic_s2", **settings) -> str:
     config = make_tiny(["a text"], aspect=aspect, width=32, layers=3, vision_width=32, vision_layers=4).config
     train = Train(**{"precision": "fp32", "zero": 2, "checkpointing": "full"} | settings)
-    return why_plain(train, config, device="cpu", backend=backend)
+    return reason_for_plain_layers(train, config, device="cpu", backend=backend)
 
 
 FROZEN = {"tune": ["projector", "llm"]}

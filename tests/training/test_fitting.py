@@ -70,7 +70,7 @@ def test_the_longest_prompt_that_fits_stays_whole_and_longer_ones_lose_their_old
     measured = partial(measure, preprocessor=made["prepare"])
     for limit, counts in ((made["limit"], [0, 0, 1, 2]), (made["limit"] - 1, [0, 1, 2, 3])):
         fitted = fit(made["rows"], measured, limit)
-        assert [one.left_out for one in fitted] == counts
+        assert [one.images_left_out for one in fitted] == counts
         for one, whole in zip(fitted, made["rows"], strict=True):
             assert one.record["images"] == whole["images"][one.left_out :]
             assert [one.measure] == measured([one.record])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lumen_hpc.training.layout import SharedSequence, critical_path, lay_out, layout, sequences
+from lumen_hpc.training.layout import SharedSequence, critical_path, lay_out, pack_sequences, sequences
 
 RNG = np.random.default_rng(0)
 
@@ -29,7 +29,7 @@ def test_samples_about_the_same_images_share_one_sequence_until_the_budget():
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 def test_every_sequence_is_placed_once_within_the_budget_on_equally_many_micro_batches(world_size):
     items = [SharedSequence((i,), int(tokens)) for i, tokens in enumerate(RNG.integers(20, 100, size=40))]
-    ranks = layout(items, world_size, 150)
+    ranks = pack_sequences(items, world_size, 150)
     assert len(ranks) == world_size and len({len(rank) for rank in ranks}) == 1
     placed = [item for rank in ranks for micro in rank for item in micro]
     assert sorted(placed, key=lambda s: s.samples) == items
@@ -40,29 +40,29 @@ def test_every_sequence_is_placed_once_within_the_budget_on_equally_many_micro_b
 
 def test_the_ranks_work_alike_in_every_micro_step():
     items = [SharedSequence((i,), int(tokens)) for i, tokens in enumerate(RNG.integers(20, 100, size=64))]
-    ranks = layout(items, 4, 300)
+    ranks = pack_sequences(items, 4, 300)
     for micro in range(len(ranks[0])):
         loads = [sum(s.tokens for s in rank[micro]) for rank in ranks]
         assert max(loads) <= 1.2 * min(loads)
 
 
 def test_a_short_last_batch_leaves_some_ranks_an_empty_micro_batch():
-    ranks = layout([SharedSequence((0,), 50)], 3, 100)
+    ranks = pack_sequences([SharedSequence((0,), 50)], 3, 100)
     assert sorted(len(rank[0]) for rank in ranks) == [0, 0, 1]
 
 
 def test_one_sequence_over_the_budget_stands_alone():
-    ranks = layout([SharedSequence((0,), 500), SharedSequence((1,), 10)], 1, 100)
+    ranks = pack_sequences([SharedSequence((0,), 500), SharedSequence((1,), 10)], 1, 100)
     assert [[s.tokens for s in micro] for micro in ranks[0]] == [[500], [10]]
 
 
 def test_two_sequences_that_exceed_the_budget_together_are_two_micro_batches():
-    ranks = layout([SharedSequence((0,), 60), SharedSequence((1,), 60), SharedSequence((2,), 60)], 1, 100)
+    ranks = pack_sequences([SharedSequence((0,), 60), SharedSequence((1,), 60), SharedSequence((2,), 60)], 1, 100)
     assert [[s.tokens for s in micro] for micro in ranks[0]] == [[60], [60], [60]]
 
 
 def test_micro_batches_of_like_size_run_at_once():
-    ranks = layout([SharedSequence((i,), tokens) for i, tokens in enumerate((100, 99, 60, 59))], 2, 100)
+    ranks = pack_sequences([SharedSequence((i,), tokens) for i, tokens in enumerate((100, 99, 60, 59))], 2, 100)
     assert critical_path(ranks) == 160
 
 
@@ -70,7 +70,7 @@ def test_micro_batches_of_like_size_run_at_once():
 def test_samples_are_spread_over_ranks_only_where_that_shortens_the_step(world_size):
     groups, prefix, suffix = a_step(41, 128)
     batch = list(range(128))
-    together = layout(sequences(batch, groups, prefix, suffix, budget=16384, shared=True), world_size, 16384)
+    together = pack_sequences(sequences(batch, groups, prefix, suffix, budget=16384, shared=True), world_size, 16384)
     found = lay_out(batch, groups, prefix, suffix, world_size=world_size, budget=16384, shared=True)
     placed = [sample for rank in found for micro in rank for item in micro for sample in item.samples]
     assert sorted(placed) == batch
@@ -91,7 +91,7 @@ def test_a_sample_longer_than_all_groups_leaves_them_together():
     pair = [*prefix[:-1], 6000]
     found = lay_out(range(128), groups, pair, suffix, world_size=64, budget=16384, shared=True)
     items = sequences(range(128), groups, pair, suffix, budget=16384, shared=True)
-    assert found == layout(items, 64, 16384)
+    assert found == pack_sequences(items, 64, 16384)
 
 
 def test_samples_that_share_nothing_are_laid_out_alone():

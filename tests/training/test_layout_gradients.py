@@ -11,7 +11,7 @@ from lumen_hpc.config.schema import Train
 from lumen_hpc.data.records import Records
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.training import record_index
-from lumen_hpc.training.layout import Layout, critical_path, lay_out, layout, sequences
+from lumen_hpc.training.layout import Layout, critical_path, lay_out, pack_sequences, sequences
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.samples import Batcher, Pictures
@@ -42,7 +42,7 @@ def test_spread_samples_have_the_loss_and_gradients_of_samples_together(tmp_path
         max_tokens=512, on_bad="stop", folder=tmp_path / "out", version="1",
     )  # fmt: skip
     batch, columns = np.arange(len(index)).tolist(), (index.groups, index.prefix, index.suffix)
-    together = layout(sequences(batch, *columns, budget=512, shared=True), 8, 512)
+    together = pack_sequences(sequences(batch, *columns, budget=512, shared=True), 8, 512)
     spread = lay_out(batch, *columns, world_size=8, budget=512, shared=True)
     assert critical_path(spread) < critical_path(together)
     assert max(len(item.samples) for rank in together for micro in rank for item in micro) == 4

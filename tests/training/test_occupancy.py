@@ -11,7 +11,7 @@ from lumen_hpc.config.schema import KINDS, Train
 from lumen_hpc.models import MODELS, Workload
 from lumen_hpc.training import sampler
 from lumen_hpc.training.layout import critical_path, lay_out
-from lumen_hpc.training.occupancy import Occupancy, occupancy, parallel, recorded, stated
+from lumen_hpc.training.occupancy import Occupancy, choose_group_size, occupancy, recorded_steps, stated_steps
 from lumen_hpc.training.sizing import plan
 
 HEADS = 28
@@ -42,7 +42,7 @@ def workload(request) -> Workload:
 def all_steps(index: dict[str, np.ndarray], train: Train, gpus: int, together: int = 1) -> float:
     """Mean critical path of every whole step where `together` ranks divide a micro-batch."""
     groups = gpus // together
-    order = sampler.make(index["groups"], index["kinds"], train, seed=0)
+    order = sampler.make_sampler(index["groups"], index["kinds"], train, seed=0)
     columns = [index[name].tolist() for name in ("groups", "prefix", "suffix")]
     paths = [
         critical_path(lay_out(order.batch(step), *columns, world_size=groups, budget=train.token_budget, shared=True))
@@ -56,18 +56,18 @@ def all_steps(index: dict[str, np.ndarray], train: Train, gpus: int, together: i
 def test_sampled_and_stated_steps_take_what_all_steps_do_within_a_tenth(tmp_path, workload, spread, gpus):
     index, train = records(workload, spread), Train()
     np.savez(tmp_path / "record_index.npz", **index)
-    steps = recorded(tmp_path / "record_index.npz", train, seed=0)
+    steps = recorded_steps(tmp_path / "record_index.npz", train, seed=0)
     assert steps is not None and steps.recorded and steps.samples == len(index["groups"])
-    for together in (1, parallel(steps, train, gpus, HEADS)):
+    for together in (1, choose_group_size(steps, train, gpus, HEADS)):
         fixed = dataclasses.replace(train, sequence_parallel=together)
         real = all_steps(index, train, gpus, together)
         assert occupancy(steps, fixed, gpus, HEADS).path == pytest.approx(real, rel=0.05)
         if spread == "narrow":
-            assert occupancy(stated(train, workload), fixed, gpus, HEADS).path == pytest.approx(real, rel=0.1)
+            assert occupancy(stated_steps(train, workload), fixed, gpus, HEADS).path == pytest.approx(real, rel=0.1)
 
 
 def chosen(workload: Workload, gpus: int, heads: int = HEADS, **options) -> Occupancy:
-    return occupancy(stated(Train(), workload), Train(), gpus, heads, **options)
+    return occupancy(stated_steps(Train(), workload), Train(), gpus, heads, **options)
 
 
 def test_auto_keeps_32_and_64_gpus_busy_at_the_paper_s_batch():
@@ -79,7 +79,7 @@ def test_auto_keeps_32_and_64_gpus_busy_at_the_paper_s_batch():
     assert chosen(lumen, 64).efficiency >= 0.85
     assert chosen(lumen, 128).efficiency >= 0.75
     two = dataclasses.replace(Train(), sequence_parallel=2)
-    assert occupancy(stated(two, lumen), two, 64, HEADS).efficiency >= 0.75
+    assert occupancy(stated_steps(two, lumen), two, 64, HEADS).efficiency >= 0.75
 
 
 @pytest.mark.parametrize("model", ["ft", "lumen", "lumen-outcomes"])
@@ -88,7 +88,7 @@ def test_auto_keeps_gpus_busy_on_records_too(tmp_path, model, spread):
     workload = MODELS[model].workload
     assert workload is not None
     np.savez(tmp_path / "record_index.npz", **records(workload, spread))
-    steps = recorded(tmp_path / "record_index.npz", Train(), seed=0)
+    steps = recorded_steps(tmp_path / "record_index.npz", Train(), seed=0)
     assert steps is not None
     efficiency = {gpus: occupancy(steps, Train(), gpus, HEADS).efficiency for gpus in (4, 8, 16, 24, 32, 48, 64)}
     assert min(efficiency.values()) >= 0.8 and efficiency[32] >= 0.85, efficiency
@@ -97,7 +97,7 @@ def test_auto_keeps_gpus_busy_on_records_too(tmp_path, model, spread):
 def test_auto_divides_only_where_ranks_would_wait(workload):
     for gpus in GPUS:
         one = dataclasses.replace(Train(), sequence_parallel=1)
-        alone, found = occupancy(stated(one, workload), one, gpus, HEADS), chosen(workload, gpus)
+        alone, found = occupancy(stated_steps(one, workload), one, gpus, HEADS), chosen(workload, gpus)
         assert found.efficiency >= alone.efficiency
         assert (found.sequence_parallel > 1) == (gpus > 16)
 
@@ -112,25 +112,25 @@ def test_auto_stays_within_a_node_and_within_the_heads():
 @pytest.mark.parametrize("gpus", GPUS)
 def test_the_hours_are_those_of_the_longest_rank(workload, gpus):
     found, one = plan(Train(), gpus, workload=workload), plan(Train(), 1, workload=workload)
-    computing = found.gpu_hours * (1 - found.sending)
+    computing = found.gpu_hours * (1 - found.sending_share)
     assert computing == pytest.approx(one.gpu_hours / found.occupancy.efficiency, rel=1e-6)
     longest = found.occupancy.longest_sample / found.occupancy.sequence_parallel
     assert found.occupancy.path >= longest, "no layout divides a sample"
-    assert (found.sending > 0) == (found.occupancy.sequence_parallel > 1) and found.sending < 0.05
+    assert (found.sending_share > 0) == (found.occupancy.sequence_parallel > 1) and found.sending_share < 0.05
 
 
 def test_a_mixture_takes_its_samples_a_step_of_each_kind():
     train = dataclasses.replace(Train(), steps=10, mixture={"diagnostic": 24, "difference": 8, "prediction": 6})
-    for groups, prefix, _ in stated(train, Workload()):
+    for groups, prefix, _ in stated_steps(train, Workload()):
         assert len(groups) == 38 and prefix.count(2 * Workload.image_tokens) == 8
-    for groups, _, _ in stated(train, MODELS["ft"].workload):
+    for groups, _, _ in stated_steps(train, MODELS["ft"].workload):
         assert len(groups) == 24
 
 
 def test_without_an_index_or_with_a_broken_one_nothing_is_recorded(tmp_path):
-    assert recorded(tmp_path / "none.npz", Train(), 0) is None
+    assert recorded_steps(tmp_path / "none.npz", Train(), 0) is None
     (tmp_path / "record_index.npz").write_bytes(b"cut off")
-    assert recorded(tmp_path / "record_index.npz", Train(), 0) is None
+    assert recorded_steps(tmp_path / "record_index.npz", Train(), 0) is None
 
 
 def test_a_mixture_of_every_kind_has_an_estimate():
@@ -141,5 +141,5 @@ def test_a_mixture_of_every_kind_has_an_estimate():
 
 @pytest.mark.parametrize(("batch", "steps"), [(128, 32), (1024, 32), (2048, 16), (8192, 4)])
 def test_large_batches_lay_out_fewer_steps(batch, steps):
-    groups, *_ = dataclasses.astuple(stated(Train(global_batch=batch), Workload()))
+    groups, *_ = dataclasses.astuple(stated_steps(Train(global_batch=batch), Workload()))
     assert [len(step) for step in groups] == [batch] * steps

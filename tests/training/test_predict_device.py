@@ -10,10 +10,10 @@ from tests.training import tiny
 
 def test_weights_larger_than_the_first_gpus_free_memory_are_spread_and_it_is_logged(tmp_path, monkeypatch, caplog):
     folder = tiny.make(tmp_path) / "base"
-    assert predict._device(folder) == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert predict._choose_device(folder) == ("cuda" if torch.cuda.is_available() else "cpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (80_000_000_000, 80_000_000_000))
-    assert predict._device(folder) == "cuda" and not caplog.messages
+    assert predict._choose_device(folder) == "cuda" and not caplog.messages
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (100_000, 80_000_000_000))
-    assert predict._device(folder) == "auto"
+    assert predict._choose_device(folder) == "auto"
     assert "layers are spread, which is slower" in caplog.text

@@ -71,7 +71,7 @@ def test_the_same_seed_makes_the_same_expert(pretrained, tmp_path):
 
 def test_the_log_tells_how_far_it_is(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=iter([0.0, 40.0, 80.0, 120.0]).__next__))
-    pretrain._Steps(tmp_path, SMALL).follow(iter([0.9, 0.5, 0.25]), "base", 3, lambda: None)
+    pretrain._StepLog(tmp_path, SMALL).write(iter([0.9, 0.5, 0.25]), "base", 3, lambda: None)
     lines = ["base step 1/3: loss 0.900, ETA 80 s", "base step 2/3: loss 0.500, ETA 40 s", "base step 3/3: loss 0.250"]
     assert capsys.readouterr().out.splitlines() == lines
 
@@ -82,15 +82,15 @@ def test_status_shows_how_long_both_trainings_will_take(monkeypatch, tmp_path):
     folder = run.path("pretrain")
     times = iter([0.0, 9.0, 11.0, 13.0, 100.0, 102.0])
     monkeypatch.setattr(pretrain, "time", SimpleNamespace(monotonic=times.__next__))
-    steps = pretrain._Steps(folder, run.settings.pretrain)
-    steps.follow(iter([3.0, 2.0, 1.0]), "expert", 3, lambda: None)
-    steps.follow(iter([4.0]), "base", 5, lambda: None)
+    steps = pretrain._StepLog(folder, run.settings.pretrain)
+    steps.write(iter([3.0, 2.0, 1.0]), "expert", 3, lambda: None)
+    steps.write(iter([4.0]), "base", 5, lambda: None)
     manifest.append(folder / "attempts.jsonl", {"event": "began", "job": "", "chain": "", "pack": 0})
     with lock.held(tmp_path):
         found = status.read(run, [jobs.pretrain.STAGE])[0]
     assert found.progress == "step 4 of 8, 2 s a step in 1 process, measured in this run"
     assert found.eta_seconds == 8.0
-    pretrain._Steps(folder, run.settings.pretrain)
+    pretrain._StepLog(folder, run.settings.pretrain)
     assert jobs.pretrain.STAGE.progress(run.settings, folder) is None, "a new attempt begins anew"
 
 

@@ -43,7 +43,7 @@ def test_merged_and_unmerged_logits_are_as_near_as_the_format_allows(bits, tmp_p
         if ".lora_B." in name:
             nn.init.normal_(parameter, std=0.05)
     unmerged = plain(batch, logits="all").logits
-    state = learner.export_names(quantisation.plain_state(learner.state_dict(), learner))
+    state = learner.renamed_for_export(quantisation.plain_state(learner.state_dict(), learner))
     base, factors = adapters.split(state)
     nvila.save(plain, tmp_path / "final", adapters.merge(base, factors, adapters.scale(LORA)))
     merged = nvila.load(tmp_path / "final")(batch, logits="all").logits
@@ -66,7 +66,7 @@ def test_as_many_weights_are_quantised_as_the_plan_counts(bits, tmp_path):
 
 def test_bits_leave_less_of_a_weight_the_fewer_they_are():
     tensor = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
-    off = {bits: float((quantisation.rounded(tensor, bits) - tensor).norm() / tensor.norm()) for bits in (8, 4)}
+    off = {bits: float((quantisation.rounded_weight(tensor, bits) - tensor).norm() / tensor.norm()) for bits in (8, 4)}
     assert 0 < off[8] < 0.02 < off[4] < 0.12
 
 
@@ -83,9 +83,9 @@ def test_what_cannot_be_is_refused(monkeypatch):
 def test_an_8b_model_learns_on_24_gb_with_its_tower_frozen():
     train = settings(4, tune=["projector", "llm"], token_budget=8192)
     assert sizing.resolve(train, 1, 24.0).checkpointing == "full"
-    assert sizing.check(train, 1, 24.0).memory_gb < 0.9 * 24
+    assert sizing.check_fit(train, 1, 24.0).memory_gb < 0.9 * 24
     with pytest.raises(UserError, match="does not fit"):
-        sizing.check(settings(16, tune=["projector", "llm"], token_budget=8192), 1, 24.0)
+        sizing.check_fit(settings(16, tune=["projector", "llm"], token_budget=8192), 1, 24.0)
 
 
 @pytest.fixture(scope="module")

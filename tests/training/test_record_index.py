@@ -115,7 +115,7 @@ def test_texts_encoded_at_once_count_as_each_alone(dataset):
     found = lengths.measure(odd, prepare)
     for record, counted in zip(odd, found):
         prefix, suffix, supervised = one_by_one(record, prepare)
-        more = sum(sum(lengths._counts(size, prepare.config)) - 1 for size in lengths.sizes_of(record))
+        more = sum(sum(lengths._placeholder_tokens(size, prepare.config)) - 1 for size in lengths.image_sizes(record))
         assert (counted.prefix, counted.suffix, counted.supervised) == (prefix + more, suffix, supervised)
 
 
@@ -390,7 +390,7 @@ def test_sizes_in_a_record_replace_the_reading_of_headers(dataset, tmp_path, mon
     plain = index(dataset, tmp_path / "plain")
     sized = rows(dataset)
     for row in sized:
-        row["meta"]["sizes"] = [list(lengths.size_of(image)) for image in row["images"]]
+        row["meta"]["sizes"] = [list(lengths.image_size(image)) for image in row["images"]]
     monkeypatch.setattr(lengths, "size_of", None)
     found = index(dataset, tmp_path / "sized", sized)
     assert (found.prefix.tolist(), found.suffix.tolist()) == (plain.prefix.tolist(), plain.suffix.tolist())
@@ -455,8 +455,8 @@ def test_the_content_of_an_image_and_not_its_name_says_how_it_is_read(dataset, t
         named = tmp_path / f"image{ending}"
         named.write_bytes(file.read_bytes())
         expected = images.grey_levels(file)
-        assert lengths.size_of(str(named)) == expected.shape[::-1]
-        lengths.size_of.cache_clear()
+        assert lengths.image_size(str(named)) == expected.shape[::-1]
+        lengths.image_size.cache_clear()
         for pictures in (Pictures(), Pictures(cache_gb=1)):
             picture = pictures.open(str(named))
             read = picture if isinstance(picture, np.ndarray) else np.array(Image.open(picture))
@@ -470,4 +470,4 @@ def test_kept_pictures_are_the_same_and_stay_within_their_room(dataset):
         assert np.array_equal(pictures.open(path), np.array(Image.open(path)))
     assert pictures.open(paths[-1]) is pictures.open(paths[-1])
     assert Pictures().open(paths[0]) == paths[0]
-    assert len(pictures._kept) == 3
+    assert len(pictures._cache) == 3

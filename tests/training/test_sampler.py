@@ -17,7 +17,7 @@ KINDS = np.array(["diagnostic"] * 7 + ["difference"] * 2 + ["prediction"] * 2)
 
 
 def plain(**changes):
-    return sampler.plain(
+    return sampler.single_stream(
         GROUPS, **{"global_batch": 4, "epochs": 3.0, "steps": 0, "max_run_length": 2, "seed": 7, **changes}
     )
 
@@ -58,7 +58,7 @@ def test_questions_about_the_same_images_follow_each_other_up_to_the_limit():
 
 def test_no_more_questions_about_the_same_images_follow_each_other_than_the_limit_says():
     groups = np.repeat([0, 1], 40)
-    order = sampler.plain(groups, global_batch=80, epochs=1.0, steps=0, max_run_length=4, seed=0).batch(0)
+    order = sampler.single_stream(groups, global_batch=80, epochs=1.0, steps=0, max_run_length=4, seed=0).batch(0)
     stretches = [len(list(run)) for _, run in groupby(groups[order])]  # runs of one group may meet by chance
     assert {length % 4 for length in stretches} == {0} and max(stretches) < 20
     assert sorted(order) == list(range(80))
@@ -71,7 +71,7 @@ def test_part_of_an_epoch_and_a_number_of_steps():
 
 def test_a_mixture_takes_its_number_of_each_kind_from_permutations_of_their_own():
     mixture = {"diagnostic": 3, "difference": 1, "prediction": 2}
-    mixed = sampler.mixed(GROUPS, KINDS, mixture, steps=7, max_run_length=0, seed=0)
+    mixed = sampler.mixed_streams(GROUPS, KINDS, mixture, steps=7, max_run_length=0, seed=0)
     for step in range(7):
         assert Counter(KINDS[mixed.batch(step)].tolist()) == mixture
     diagnostic = [i for step in range(7) for i in mixed.batch(step) if KINDS[i] == "diagnostic"]
@@ -81,16 +81,16 @@ def test_a_mixture_takes_its_number_of_each_kind_from_permutations_of_their_own(
 
 def test_a_mixture_leaves_out_what_the_records_lack_without_moving_the_rest():
     mixture = {"diagnostic": 3, "difference": 1, "prediction": 2}
-    alone = sampler.mixed(GROUPS[:7], KINDS[:7], mixture, steps=5, max_run_length=0, seed=0)
-    whole = sampler.mixed(GROUPS, KINDS, mixture, steps=5, max_run_length=0, seed=0)
+    alone = sampler.mixed_streams(GROUPS[:7], KINDS[:7], mixture, steps=5, max_run_length=0, seed=0)
+    whole = sampler.mixed_streams(GROUPS, KINDS, mixture, steps=5, max_run_length=0, seed=0)
     assert [alone.batch(s) for s in range(5)] == [whole.batch(s)[:3] for s in range(5)]
 
 
 def test_a_mixture_that_forgets_a_kind_or_the_steps_is_refused():
     with pytest.raises(UserError, match="prediction"):
-        sampler.mixed(GROUPS, KINDS, {"diagnostic": 1, "difference": 1}, steps=3, max_run_length=0, seed=0)
+        sampler.mixed_streams(GROUPS, KINDS, {"diagnostic": 1, "difference": 1}, steps=3, max_run_length=0, seed=0)
     with pytest.raises(UserError, match=r"train\.steps"):
-        sampler.mixed(
+        sampler.mixed_streams(
             GROUPS, KINDS, {"diagnostic": 1, "difference": 1, "prediction": 1}, steps=0, max_run_length=0, seed=0
         )
 
@@ -98,7 +98,7 @@ def test_a_mixture_that_forgets_a_kind_or_the_steps_is_refused():
 def test_a_training_without_a_sample_is_refused():
     kinds = {"diagnostic": 0, "difference": 0, "prediction": 0}
     with pytest.raises(UserError, match="a step would have no sample"):
-        sampler.mixed(GROUPS, KINDS, kinds, steps=3, max_run_length=0, seed=0)
+        sampler.mixed_streams(GROUPS, KINDS, kinds, steps=3, max_run_length=0, seed=0)
     with pytest.raises(UserError, match=r"train\.epochs=0\.001 of 11 records is no sample"):
         plain(epochs=0.001)
 
@@ -106,13 +106,13 @@ def test_a_training_without_a_sample_is_refused():
 @pytest.mark.parametrize(("changes", "longest"), [({}, 3), ({"shared_prefix": False}, 1)])
 def test_settings_keep_as_many_questions_about_an_image_together_as_they_say(changes: dict, longest: int) -> None:
     settings = Train(mixture={}, global_batch=4, epochs=2.0, questions_per_image=3, **changes)
-    made = sampler.make(GROUPS, KINDS, settings, seed=7)
+    made = sampler.make_sampler(GROUPS, KINDS, settings, seed=7)
     expected = plain(epochs=2.0, max_run_length=longest)
     assert [made.batch(k) for k in range(made.steps)] == [expected.batch(k) for k in range(expected.steps)]
 
 
 def test_settings_with_a_mixture_mix() -> None:
     mixture = {"diagnostic": 2, "difference": 1, "prediction": 1}
-    made = sampler.make(GROUPS, KINDS, Train(mixture=mixture, steps=5, questions_per_image=3), seed=7)
-    expected = sampler.mixed(GROUPS, KINDS, mixture, steps=5, max_run_length=3, seed=7)
+    made = sampler.make_sampler(GROUPS, KINDS, Train(mixture=mixture, steps=5, questions_per_image=3), seed=7)
+    expected = sampler.mixed_streams(GROUPS, KINDS, mixture, steps=5, max_run_length=3, seed=7)
     assert [made.batch(k) for k in range(5)] == [expected.batch(k) for k in range(5)]

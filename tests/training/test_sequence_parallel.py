@@ -27,8 +27,8 @@ from lumen_hpc.training.layout import sequences
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.training.samples import Batcher, Pictures
-from lumen_hpc.training.sequence_parallel import Group, own_tokens
-from lumen_hpc.training.sizing import check, check_batch, check_parallel, plan
+from lumen_hpc.training.sequence_parallel import Group, take_own_tokens
+from lumen_hpc.training.sizing import check_batch, check_fit, check_parallel, plan
 from tests.training import tiny, toy
 from tests.training.test_occupancy import records
 
@@ -123,7 +123,7 @@ def test_every_supervised_token_and_every_tile_is_one_rank_s(size: int) -> None:
     samples = model.preprocess([{"images": [picture], "conversations": turns} for _ in range(3)], inline=True).samples
     batch = nvila.pack([[sample] for sample in samples], multiple=size)
     groups = [Group(size, rank, "unused") for rank in range(size)]
-    parts = [own_tokens(batch, group) for group in groups]
+    parts = [take_own_tokens(batch, group) for group in groups]
     assert torch.equal(torch.cat([part.learned for part, _, _ in parts]), batch.learned)
     assert sum(mine.int() for _, mine, _ in parts).tolist() == [1] * batch.supervised
     assert sum(tokens for _, _, tokens in parts) == batch.tokens < batch.token_ids.numel()
@@ -285,7 +285,7 @@ def test_a_batch_gives_work_to_as_many_groups_as_it_has_samples() -> None:
     check_batch(Train(sequence_parallel=2), 256)
     with pytest.raises(UserError, match=r"at least train\.global_batch=256, or at most 256 GPUs"):
         check_batch(Train(sequence_parallel=2), 512)
-    assert check(Train(), 256, 80).occupancy.sequence_parallel == 4
+    assert check_fit(Train(), 256, 80).occupancy.sequence_parallel == 4
 
 
 def test_the_plan_divides_activations_and_names_what_is_sent() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lumen_hpc.config.schema import Train
 from lumen_hpc.errors import UserError
-from lumen_hpc.training.sizing import check, plan, resolve
+from lumen_hpc.training.sizing import check_fit, plan, resolve
 
 
 def test_the_paper_s_run_takes_what_the_arithmetic_of_16_bytes_a_weight_says():
@@ -25,12 +25,12 @@ def test_the_paper_s_run_takes_what_the_arithmetic_of_16_bytes_a_weight_says():
 
 
 def test_what_does_not_fit_is_refused_with_settings_that_do():
-    assert check(Train(), 4, 80).memory_gb < 80
+    assert check_fit(Train(), 4, 80).memory_gb < 80
     with pytest.raises(UserError, match=r"these fit: .*train\.checkpointing=full") as refused:
-        check(Train(checkpointing="none"), 4, 80)
+        check_fit(Train(checkpointing="none"), 4, 80)
     assert "80 GB" in str(refused.value)
     with pytest.raises(UserError, match=r"on (2|4) GPUs"):
-        check(Train(), 1, 80)
+        check_fit(Train(), 1, 80)
 
 
 def test_a_login_node_needs_no_heavy_packages():

@@ -94,5 +94,5 @@ def test_the_log_tells_step_loss_rate_and_validation(trained: Path) -> None:
 
 def test_records_are_taken_at_even_distances() -> None:
     rows = [{"id": number} for number in range(10)]
-    assert [row["id"] for row in validation.spread(rows, 4)] == [0, 2, 5, 7]
-    assert validation.spread(rows, 99) == rows
+    assert [row["id"] for row in validation.evenly_spaced(rows, 4)] == [0, 2, 5, 7]
+    assert validation.evenly_spaced(rows, 99) == rows
