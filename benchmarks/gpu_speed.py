@@ -292,7 +292,7 @@ def _kernels(case: Case) -> Kernels:
         kernel: lambda q, k, v, chosen=chosen: chosen.attend(0, q, k, v, scale) for kernel, chosen in plans.items()
     }
     index = attention.VarlenIndex.of(spans, length, case.device)
-    for version, function in flash.installed((2, 3, 4)):
+    for version, function in flash.installed_functions((2, 3, 4)):
         kernels[f"flash-attention {version}"] = lambda q, k, v, function=function: attention.spans_varlen(
             index, q, k, v, scale, function
         )
@@ -315,7 +315,7 @@ def _tower_kernels(case: Case) -> Kernels:
                 return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
         kernels[backend.name.lower()] = one
-    for version, function in flash.installed((2, 3, 4)):
+    for version, function in flash.installed_functions((2, 3, 4)):
         tiles, _, patches, _ = shape
         ends = torch.arange(0, (tiles + 1) * patches, patches, dtype=torch.int32, device=case.device)
 

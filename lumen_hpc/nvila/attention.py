@@ -37,7 +37,7 @@ class Plan(Protocol):
         """q [rows, heads, T, d], k and v [rows, kv heads, T, d] -> [rows, T, heads, d]."""
 
 
-def check_kernel(kernel: str) -> str:
+def resolve_kernel(kernel: str) -> str:
     """`kernel` if it can be used here; `auto` becomes flash-attention where a version of it works on the GPU
     (`flash.varlen`), else sdpa. (It computes half precision only; in float32 sdpa stands in.) Raises UserError."""
     if kernel == "auto":
@@ -68,49 +68,49 @@ class SpanPlan:
     spans: Sequence[Span]
     kernel: str = "sdpa"
     keep: bool = False
-    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    _varlen: dict[torch.device, VarlenIndex] = field(default_factory=dict)
+    keys_values: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _varlen_index: dict[torch.device, VarlenIndex] = field(default_factory=dict)
     _padded: PaddedBatches | None = None
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         if self.keep:
-            self.kept[layer] = (k, v)
+            self.keys_values[layer] = (k, v)
         if self.kernel == "flash" and q.dtype in (torch.float16, torch.bfloat16) and (varlen := flash.varlen()):
-            if q.device not in self._varlen:  # once a batch, not once a layer
-                self._varlen[q.device] = VarlenIndex.of(self.spans, q.shape[2], q.device)
-            return spans_varlen(self._varlen[q.device], q, k, v, scale, varlen)
+            if q.device not in self._varlen_index:  # once a batch, not once a layer
+                self._varlen_index[q.device] = VarlenIndex.of(self.spans, q.shape[2], q.device)
+            return spans_varlen(self._varlen_index[q.device], q, k, v, scale, varlen)
         if self.kernel != "eager" and q.device.type == "cpu":
             if self._padded is None:  # once a batch, not once a layer
                 self._padded = PaddedBatches.of(self.spans, q.shape[0], q.shape[2])
             return self._padded.attend(q, k, v, scale)
-        return _spans_one_by_one(self.spans, q, k, v, scale, _eager if self.kernel == "eager" else _sdpa)
+        return _attend_spans(self.spans, q, k, v, scale, _eager if self.kernel == "eager" else _sdpa)
 
 
-def _spans_one_by_one(spans, q, k, v, scale, kernel) -> torch.Tensor:
+def _attend_spans(spans, q, k, v, scale, kernel) -> torch.Tensor:
     """A kernel call a span. Rows are split, not sliced: the gradient of a slice is as long as the row, for each."""
     rows = [sorted((span for span in spans if span.row == row), key=lambda span: span.start) for row in range(len(q))]
-    return torch.stack([_row(*parts, scale, kernel) for parts in zip(rows, q, k, v)]).transpose(1, 2)
+    return torch.stack([_attend_row(*parts, scale, kernel) for parts in zip(rows, q, k, v)]).transpose(1, 2)
 
 
-def _row(spans, q, k, v, scale, kernel) -> torch.Tensor:
+def _attend_row(spans, q, k, v, scale, kernel) -> torch.Tensor:
     """One row, [heads, T, d]; places that no span covers give zeros."""
     edges = sorted({0, q.shape[1], *(edge for span in spans for edge in (span.start, span.stop, *span.prefix))})
     widths = [end - begin for begin, end in itertools.pairwise(edges)]
-    place = {edge: number for number, edge in enumerate(edges)}
+    piece_at = {edge: number for number, edge in enumerate(edges)}
     q, k, v = (x.split(widths, dim=1) for x in (q, k, v))
 
-    def part(pieces: Sequence[torch.Tensor], *ranges: tuple[int, int]) -> torch.Tensor:
-        chosen = [piece for begin, end in ranges for piece in pieces[place[begin] : place[end]]]
-        return (chosen[0] if len(chosen) == 1 else torch.cat(chosen, dim=1))[None]
+    def join(pieces: Sequence[torch.Tensor], *ranges: tuple[int, int]) -> torch.Tensor:
+        parts = [piece for begin, end in ranges for piece in pieces[piece_at[begin] : piece_at[end]]]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
 
     out: list[torch.Tensor] = []
-    done = 0
+    next_piece = 0
     for span in spans:
         own = (span.start, span.stop)
-        out += [torch.zeros_like(piece) for piece in q[done : place[span.start]]]
-        out.append(kernel(part(q, own), part(k, span.prefix, own), part(v, span.prefix, own), scale)[0])
-        done = place[span.stop]
-    return torch.cat([*out, *(torch.zeros_like(piece) for piece in q[done:])], dim=1)
+        out += [torch.zeros_like(piece) for piece in q[next_piece : piece_at[span.start]]]
+        out.append(kernel(join(q, own), join(k, span.prefix, own), join(v, span.prefix, own), scale)[0])
+        next_piece = piece_at[span.stop]
+    return torch.cat([*out, *(torch.zeros_like(piece) for piece in q[next_piece:])], dim=1)
 
 
 def _sdpa(q, k, v, scale) -> torch.Tensor:
@@ -153,10 +153,10 @@ class VarlenIndex:
             query_lengths.append(len(own))
             key_lengths.append(len(prefix) + len(own))
         ends = [torch.tensor(x).cumsum(0, dtype=torch.int32) for x in (query_lengths, key_lengths)]
-        at, seen, query_ends, key_ends = (
+        query_places, key_places, query_ends, key_ends = (
             x.to(device, non_blocking=True) for x in (torch.cat(queries), torch.cat(keys), *ends)
         )
-        return cls(at, seen, query_ends, key_ends, (max(query_lengths), max(key_lengths)))
+        return cls(query_places, key_places, query_ends, key_ends, (max(query_lengths), max(key_lengths)))
 
 
 def spans_varlen(index: VarlenIndex, q, k, v, scale, varlen: flash.Varlen) -> torch.Tensor:
@@ -167,23 +167,23 @@ def spans_varlen(index: VarlenIndex, q, k, v, scale, varlen: flash.Varlen) -> to
     rows, heads, length, width = q.shape
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     ends = index.query_ends, index.key_ends
-    part = varlen(
+    attended = varlen(
         q[index.queries], k[index.keys], v[index.keys], *ends, *index.longest, softmax_scale=scale, causal=True
     )
-    return torch.zeros_like(q).index_copy(0, index.queries, part).view(rows, length, heads, width)
+    return torch.zeros_like(q).index_copy(0, index.queries, attended).view(rows, length, heads, width)
 
 
-class Step(NamedTuple):
+class StepTensors(NamedTuple):
     """Tensors of one step of generation, on one device; N branches."""
 
     group: torch.Tensor
     slot: torch.Tensor
     own_lengths: torch.Tensor
-    every: torch.Tensor
+    branches: torch.Tensor
     """[N], 0 to N - 1."""
-    no_prefix: torch.Tensor
+    prefix_padding: torch.Tensor
     """bool [N, 1, 1, P], True for padding of a prefix."""
-    no_own: torch.Tensor
+    own_padding: torch.Tensor
     """bool [N, 1, 1, used], True for places that are not filled yet."""
 
 
@@ -208,30 +208,30 @@ class CachePlan:
     def __post_init__(self) -> None:
         self._slots = int(self.slot.max()) + 1
         places = torch.arange(self.prefix[0][0].shape[2], device=self.group.device)
-        self._no_prefix = (places >= self.prefix_lengths[:, None])[self.group][:, None, None]
+        self._prefix_padding = (places >= self.prefix_lengths[:, None])[self.group][:, None, None]
         self._update()
 
     def _update(self) -> None:
         """Recompute what follows from `own_lengths`, the tokens before this step's."""
         self._used = int(self.own_lengths.max()) + 1
         places = torch.arange(self._used, device=self.group.device)
-        no_own = (places > self.own_lengths[:, None])[:, None, None]
-        every = torch.arange(len(self.group), device=self.group.device)
-        step = Step(self.group, self.slot, self.own_lengths, every, self._no_prefix, no_own)
-        self._steps = {self.group.device: step}
+        own_padding = (places > self.own_lengths[:, None])[:, None, None]
+        branches = torch.arange(len(self.group), device=self.group.device)
+        tensors = StepTensors(self.group, self.slot, self.own_lengths, branches, self._prefix_padding, own_padding)
+        self._tensors = {self.group.device: tensors}
 
-    def _on(self, device: torch.device) -> Step:
+    def _tensors_on(self, device: torch.device) -> StepTensors:
         """This step's places where a layer runs; a model may be spread over several devices (`placement`)."""
-        if device not in self._steps:
-            self._steps[device] = Step(*(tensor.to(device) for tensor in self._steps[self.group.device]))
-        return self._steps[device]
+        if device not in self._tensors:
+            self._tensors[device] = StepTensors(*(tensor.to(device) for tensor in self._tensors[self.group.device]))
+        return self._tensors[device]
 
-    def step(self) -> None:
+    def advance(self) -> None:
         """Count the query token of the step that is done."""
         self.own_lengths += 1
         self._update()
 
-    def keep(self, branches: torch.Tensor) -> None:
+    def select(self, branches: torch.Tensor) -> None:
         """Drop all but these branches, int64 [kept], and the prefixes that only dropped ones see."""
         groups, self.group = self.group[branches].unique(return_inverse=True)
         self.slot, self.own_lengths = self.slot[branches], self.own_lengths[branches]
@@ -241,32 +241,32 @@ class CachePlan:
         self.__post_init__()
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        here = self._on(q.device)
+        tensors = self._tensors_on(q.device)
         keys, values = self.own[layer]
-        keys[here.every, :, here.own_lengths] = k[:, :, 0]
-        values[here.every, :, here.own_lengths] = v[:, :, 0]
+        keys[tensors.branches, :, tensors.own_lengths] = k[:, :, 0]
+        values[tensors.branches, :, tensors.own_lengths] = v[:, :, 0]
         keys, values = keys[:, :, : self._used], values[:, :, : self._used]
         prefix_keys, prefix_values = self.prefix[layer]
         n, heads, _, width = q.shape
         kv_heads = keys.shape[1]
         q = q.view(n, kv_heads, heads // kv_heads, width)
-        on_prefix = self._by_branch(self._by_group(q, here) @ prefix_keys.transpose(2, 3), here)
-        on_prefix = on_prefix.masked_fill(here.no_prefix, -torch.inf)
-        on_own = (q @ keys.transpose(2, 3)).masked_fill(here.no_own, -torch.inf)
-        weights = (torch.cat([on_prefix, on_own], dim=-1) * scale).softmax(-1, dtype=torch.float32).to(q.dtype)
-        to_prefix, to_own = weights.split([prefix_keys.shape[2], self._used], dim=-1)
-        out = self._by_branch(self._by_group(to_prefix, here) @ prefix_values, here) + to_own @ values
+        prefix_scores = self._by_branch(self._by_group(q, tensors) @ prefix_keys.transpose(2, 3), tensors)
+        prefix_scores = prefix_scores.masked_fill(tensors.prefix_padding, -torch.inf)
+        own_scores = (q @ keys.transpose(2, 3)).masked_fill(tensors.own_padding, -torch.inf)
+        weights = (torch.cat([prefix_scores, own_scores], dim=-1) * scale).softmax(-1, dtype=torch.float32).to(q.dtype)
+        prefix_weights, own_weights = weights.split([prefix_keys.shape[2], self._used], dim=-1)
+        out = self._by_branch(self._by_group(prefix_weights, tensors) @ prefix_values, tensors) + own_weights @ values
         return out.reshape(n, 1, heads, width)
 
-    def _by_group(self, x: torch.Tensor, here: Step) -> torch.Tensor:
+    def _by_group(self, x: torch.Tensor, tensors: StepTensors) -> torch.Tensor:
         """[N, kv heads, heads a kv head, d] -> [groups, kv heads, slots·heads a kv head, d]."""
         grouped = x.new_zeros(len(self.prefix_lengths), self._slots, *x.shape[1:])
-        grouped[here.group, here.slot] = x
+        grouped[tensors.group, tensors.slot] = x
         return grouped.transpose(1, 2).flatten(2, 3)
 
-    def _by_branch(self, x: torch.Tensor, here: Step) -> torch.Tensor:
+    def _by_branch(self, x: torch.Tensor, tensors: StepTensors) -> torch.Tensor:
         """Undo `_by_group`."""
-        return x.unflatten(2, (self._slots, -1)).transpose(1, 2)[here.group, here.slot]
+        return x.unflatten(2, (self._slots, -1)).transpose(1, 2)[tensors.group, tensors.slot]
 
 
 def _attention(module, q, k, v, attention_mask, *, scaling, plan: Plan, **_) -> tuple[torch.Tensor, None]:

@@ -36,13 +36,13 @@ class BlockMaskPlan:
     """bool [rows, 1, T, T], on a CPU alone, where FlexAttention has no backward pass: for tests of the same rule."""
     keep: bool = False
     """Keep keys and values for a cache; not for compiled layers, which would be compiled one by one."""
-    kept: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    keys_values: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         if self.keep:
-            self.kept[layer] = (k, v)
+            self.keys_values[layer] = (k, v)
         if self.dense is None:
-            out = _compiled()(q, k, v, block_mask=self.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+            out = _fused_attention()(q, k, v, block_mask=self.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.dense, scale=scale, enable_gqa=True)
         out = out.transpose(1, 2)
@@ -50,7 +50,7 @@ class BlockMaskPlan:
 
 
 @cache
-def _compiled() -> Any:
+def _fused_attention() -> Any:
     """The fused kernel; without compilation FlexAttention computes every score."""
     return torch.compile(flex_attention, dynamic=False)
 
@@ -75,16 +75,22 @@ def block_mask_plan(
     pairs = _visible_pairs(start, prefix_start, prefix_stop)
     full = pairs == BLOCK * BLOCK
     mask = BlockMask.from_kv_blocks(
-        *_blocks((pairs > 0) & ~full), *_blocks(full), BLOCK_SIZE=BLOCK, mask_mod=visible, seq_lengths=(length, length)
+        *_block_indices((pairs > 0) & ~full),
+        *_block_indices(full),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=visible,
+        seq_lengths=(length, length),
     )
-    hidden = torch.from_numpy(uncovered)[:, :, None, None].to(device, non_blocking=True) if uncovered.any() else None
+    uncovered_tensor = (
+        torch.from_numpy(uncovered)[:, :, None, None].to(device, non_blocking=True) if uncovered.any() else None
+    )
     dense = None
     if device.type == "cpu":
         places = torch.arange(length)
         dense = visible(torch.arange(rows)[:, None, None, None], places[0], places[:, None], places)
     else:
         use_private_cache()  # for the fused kernel, else in /tmp/torchinductor_USER, which anybody can create
-    return BlockMaskPlan(mask, hidden, dense, keep)
+    return BlockMaskPlan(mask, uncovered_tensor, dense, keep)
 
 
 def _visible_pairs(start: torch.Tensor, prefix_start: torch.Tensor, prefix_stop: torch.Tensor) -> torch.Tensor:
@@ -97,7 +103,7 @@ def _visible_pairs(start: torch.Tensor, prefix_start: torch.Tensor, prefix_stop:
     return (own.clamp_min(0) + prefix.clamp_min(0)).view(rows, -1, BLOCK, len(begin)).sum(2)
 
 
-def _blocks(chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _block_indices(selection: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """bool [rows, query blocks, key blocks] → (number a query block, their indices first), with an axis for heads."""
-    order = chosen.int().argsort(dim=-1, descending=True, stable=True)
-    return chosen.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]
+    order = selection.int().argsort(dim=-1, descending=True, stable=True)
+    return selection.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]

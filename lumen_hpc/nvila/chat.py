@@ -49,8 +49,8 @@ class Tokenizer:
         self.pad = next(i for i in map(backend.token_to_id, (PAD, "<|endoftext|>", END)) if i is not None)
         self._check()
         self.newline = self.encode("\n")[0]
-        added = [token.content for token in backend.get_added_tokens_decoder().values()]
-        self._plain = PlainText(name for name in added if name != IMAGE)
+        added_names = [token.content for token in backend.get_added_tokens_decoder().values()]
+        self._escape = PlainText(name for name in added_names if name != IMAGE)
 
     @classmethod
     def from_files(cls, files: dict[str, bytes]) -> Tokenizer:
@@ -79,19 +79,19 @@ class Tokenizer:
 
     def _check(self) -> None:
         """Refuse a tokenizer that loses letters, or joins an answer's tokens with other signs between them."""
-        given = self.decode(self.encode(_PROBE))
-        if given != _PROBE or not self.encode("\n"):
+        round_trip = self.decode(self.encode(_PROBE))
+        if round_trip != _PROBE or not self.encode("\n"):
             raise UserError(
-                f"the tokenizer in llm/ gives {given[:80]!r} for {_PROBE!r}: its vocabulary, normalizer or decoder is "
-                "not that of an NVILA"
+                f"the tokenizer in llm/ gives {round_trip[:80]!r} for {_PROBE!r}: its vocabulary, normalizer or "
+                "decoder is not that of an NVILA"
             )
         tokens = self.backend.get_added_tokens_decoder().values()
-        if words := [
+        if unmarkable := [
             token.content for token in tokens if token.special and not re.search(r"[^\w\s,.;:]", token.content)
         ]:
             raise UserError(
-                f"the tokenizer in llm/ marks {words[0]!r} as a special token: every answer would lose it; unmark it "
-                "in tokenizer.json"
+                f"the tokenizer in llm/ marks {unmarkable[0]!r} as a special token: every answer would lose it; unmark "
+                "it in tokenizer.json"
             )
 
     @property
@@ -100,18 +100,18 @@ class Tokenizer:
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         return max((i for name, i in vocabulary.items() if name not in (SENTINEL, IMAGE, VIDEO)), default=-1)
 
-    def plain(self, messages: Sequence[Message]) -> list[Message]:
+    def escape_controls(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with control tokens as plain text, so that none opens or closes a turn; `<image>` stays.
 
         The number of `<image>` is checked against the pictures by `place_images`.
         """
-        return [message | {"value": self._plain(message["value"])} for message in messages]
+        return [message | {"value": self._escape(message["value"])} for message in messages]
 
     def id(self, name: str) -> int:
-        found = self.backend.token_to_id(name)
-        if found is None:
+        token_id = self.backend.token_to_id(name)
+        if token_id is None:
             raise UserError(f"the tokenizer in llm/ has no token {name!r}: not an NVILA tokenizer")
-        return found
+        return token_id
 
     def encode(self, text: str) -> list[int]:
         return self.backend.encode(text, add_special_tokens=False).ids
@@ -129,36 +129,36 @@ def place_images(messages: Sequence[Message], per_picture: Sequence[int], aspect
     LLaVADataset does; `inline` keeps each where its `<image>` stands. With `dynamic`, "<image>\\n" is written for
     every tile.
     """
-    marks = [f"{IMAGE}\n" * count if aspect == "dynamic" else IMAGE for count in per_picture]
-    placed = [{"from": message["from"], "value": message["value"]} for message in messages]
+    placeholders = [f"{IMAGE}\n" * count if aspect == "dynamic" else IMAGE for count in per_picture]
+    result = [{"from": message["from"], "value": message["value"]} for message in messages]
     if inline:
-        found = sum(message["value"].count(IMAGE) for message in placed)
-        if found != len(marks):
-            raise UserError(f"the texts have {found} {IMAGE} but {len(marks)} images are given")
-        rest = iter(marks)
-        for message in placed:
+        found = sum(message["value"].count(IMAGE) for message in result)
+        if found != len(placeholders):
+            raise UserError(f"the texts have {found} {IMAGE} but {len(placeholders)} images are given")
+        remaining = iter(placeholders)
+        for message in result:
             pieces = message["value"].split(IMAGE)
-            message["value"] = pieces[0] + "".join(next(rest) + piece for piece in pieces[1:])
-        return placed
-    for message in placed:
+            message["value"] = pieces[0] + "".join(next(remaining) + piece for piece in pieces[1:])
+        return result
+    for message in result:
         value = message["value"]
         for mark in (IMAGE, "<video>"):
             value = value.replace(mark + "\n", "").replace("\n" + mark, "").replace(mark, "")
         message["value"] = value.strip()
-    first = next((message for message in placed if message["from"] in ("human", "user")), None)
+    first = next((message for message in result if message["from"] in ("human", "user")), None)
     if first is None:
         raise UserError("a conversation needs a message from 'human'")
-    first["value"] = "".join(marks) + first["value"]
-    return placed
+    first["value"] = "".join(placeholders) + first["value"]
+    return result
 
 
 def with_placeholders(messages: Sequence[Message], pictures: int) -> list[Message]:
     """The messages; where none has `<image>`, a line of it for each picture opens the first human one."""
-    placed = list(messages)
-    first = next((place for place, message in enumerate(placed) if message["from"] in ("human", "user")), None)
-    if first is not None and not any(IMAGE in message["value"] for message in placed):
-        placed[first] = placed[first] | {"value": f"{IMAGE}\n" * pictures + placed[first]["value"]}
-    return placed
+    result = list(messages)
+    first = next((place for place, message in enumerate(result) if message["from"] in ("human", "user")), None)
+    if first is not None and not any(IMAGE in message["value"] for message in result):
+        result[first] = result[first] | {"value": f"{IMAGE}\n" * pictures + result[first]["value"]}
+    return result
 
 
 def render(messages: Sequence[Message], *, generation: bool) -> tuple[str, list[tuple[int, int]]]:
@@ -189,7 +189,7 @@ def encode(
     `official_labels` repeats the official matching against a template: the first bare newline in an answer is not
     supervised, but the newline after `<|im_end|>` is.
     """
-    messages = tokenizer.plain(messages)
+    messages = tokenizer.escape_controls(messages)
     text, spans = render(messages, generation=generation)
     encoding = tokenizer.backend.encode(text, add_special_tokens=False)
     ids = np.array(encoding.ids, dtype=np.int64)
@@ -200,23 +200,23 @@ def encode(
         return ids, _official_labels(messages, ids, tokenizer)
     starts = np.array([start for start, _ in encoding.offsets])
     for begin, stop in spans:
-        chosen = (starts >= begin) & (starts < stop)
-        labels[chosen] = ids[chosen]
+        supervised = (starts >= begin) & (starts < stop)
+        labels[supervised] = ids[supervised]
     return ids, labels
 
 
 def _official_labels(messages: Sequence[Message], ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """Labels of `preprocess_conversation`: what does not match the conversation with its answers cut out."""
-    hollow = [m | {"value": SENTINEL} if ROLES.get(m["from"]) == "assistant" else m for m in messages]
-    template = tokenizer.encode(render(hollow, generation=False)[0])
+    hollow_messages = [m | {"value": SENTINEL} if ROLES.get(m["from"]) == "assistant" else m for m in messages]
+    template = tokenizer.encode(render(hollow_messages, generation=False)[0])
     for retried in (False, True):
-        kept: np.ndarray = np.ones(len(template), dtype=bool)
+        is_kept: np.ndarray = np.ones(len(template), dtype=bool)
         for k in range(len(template) - 1):
             if template[k] == tokenizer.sentinel:
-                kept[k : k + 2] = False
+                is_kept[k : k + 2] = False
                 if k > 0 and retried:
-                    kept[k - 1] = False
-        expected = np.array(template)[kept]
+                    is_kept[k - 1] = False
+        expected = np.array(template)[is_kept]
         labels, place = np.full_like(ids, IGNORE), 0
         for k, token in enumerate(ids):
             if place < len(expected) and token == expected[place]:

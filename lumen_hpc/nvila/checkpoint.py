@@ -48,28 +48,28 @@ def load(
     folder = Path(folder)
     config = read_config(folder)
     _check_marker(folder)
-    model = _built(folder, config, attention)
+    model = _build(folder, config, attention)
     _check_vocabulary(model)
     if device == "auto":
         memory = memory or placement.free_memory()
-    placed = placement.layout(model, dtype or getattr(torch, config.dtype), memory) if memory else None
-    first_device = device if placed is None else _torch_device(placed[placement.FIXED[0]])
+    device_map = placement.device_map(model, dtype or getattr(torch, config.dtype), memory) if memory else None
+    first_device = device if device_map is None else _torch_device(device_map[placement.FIXED_MODULES[0]])
     on_disk: dict[str, dict[str, Any]] = {}
     for name, tensor, file in _fitting_weights(folder, model, dtype):
-        kept_on = first_device if placed is None else placement.device_of(name, placed)
-        if kept_on == "disk":
+        location = first_device if device_map is None else placement.device_of(name, device_map)
+        if location == "disk":
             flat = not (folder / "llm").is_dir()
-            on_disk[name] = placement.stored(name, file, flat, dtype or tensor.dtype)
-            kept_on = "meta"
+            on_disk[name] = placement.disk_entry(name, file, flat, dtype or tensor.dtype)
+            location = "meta"
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(_torch_device(kept_on), dtype)))
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor.to(_torch_device(location), dtype)))
     if config.llm.get("tie_word_embeddings"):
         model.llm.lm_head.weight = model.llm.model.embed_tokens.weight
     _make_buffers(model, first_device, on_disk)
     model.eval()
-    if placed is not None:
+    if device_map is not None:
         model.requires_grad_(False)
-        placement.dispatch(model, placed, on_disk)
+        placement.dispatch(model, device_map, on_disk)
     return model
 
 
@@ -79,8 +79,8 @@ def _fitting_weights(folder: Path, model: NVILA, dtype: torch.dtype | None) -> I
     Raises UserError naming the file and tensor that does not fit, and at the end the parameters without one.
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    missing = set(shapes)
-    first: tuple[torch.dtype, Path] | None = None
+    missing_names = set(shapes)
+    first_stored: tuple[torch.dtype, Path] | None = None
     for name, tensor, file in read_weights(folder):
         if name not in shapes:
             if name == "llm.lm_head.weight" and model.config.llm.get("tie_word_embeddings"):
@@ -88,25 +88,27 @@ def _fitting_weights(folder: Path, model: NVILA, dtype: torch.dtype | None) -> I
             raise UserError(f"{file}: tensor {name!r} has no place in this model; does config.json belong to it?")
         if tensor.shape != shapes[name]:
             raise UserError(f"{file}: {name} is {tuple(tensor.shape)}, config.json needs {tuple(shapes[name])}")
-        first = first or (tensor.dtype, file)
+        first_stored = first_stored or (tensor.dtype, file)
         if not tensor.is_floating_point():
-            raise UserError(f"{file}: {name} is stored as {_named(tensor.dtype)}: quantised weights are not read")
-        if dtype is None and tensor.dtype != first[0]:
+            raise UserError(f"{file}: {name} is stored as {_dtype_name(tensor.dtype)}: quantised weights are not read")
+        if dtype is None and tensor.dtype != first_stored[0]:
             raise UserError(
-                f"{file}: {name} is stored as {_named(tensor.dtype)}, {first[1]} holds {_named(first[0])}; "
-                "hint: load with one dtype, as in dtype=torch.bfloat16"
+                f"{file}: {name} is stored as {_dtype_name(tensor.dtype)}, "
+                f"{first_stored[1]} holds {_dtype_name(first_stored[0])}; hint: load with one dtype, as in dtype=torch.bfloat16"
             )
         if not torch.isfinite(tensor.sum(dtype=torch.float32)):
             raise UserError(f"{file}: {name} holds values that are no numbers (NaN or infinity): copy it again")
-        if name not in missing:
+        if name not in missing_names:
             raise UserError(f"{file}: {name} is stored in an earlier file too; keep one of the two")
-        missing.discard(name)
+        missing_names.discard(name)
         yield name, tensor, file
-    if missing:
-        raise UserError(f"{folder} lacks the weights of {sorted(missing)[:3]}{' …' if len(missing) > 3 else ''}")
+    if missing_names:
+        raise UserError(
+            f"{folder} lacks the weights of {sorted(missing_names)[:3]}{' …' if len(missing_names) > 3 else ''}"
+        )
 
 
-def _built(folder: Path, config: NVILAConfig, attention: str) -> NVILA:
+def _build(folder: Path, config: NVILAConfig, attention: str) -> NVILA:
     """The model without weights. Raises UserError for values in its json files that transformers cannot take."""
     try:
         with torch.device("meta"):
@@ -114,15 +116,15 @@ def _built(folder: Path, config: NVILAConfig, attention: str) -> NVILA:
     except UserError:
         raise
     except Exception as error:  # of every kind: wrong types, impossible shapes, unknown names
-        why = " ".join(str(error).split())
-        raise UserError(f"{folder}: no model can be built from its config.json files ({why})") from None
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: no model can be built from its config.json files ({reason})") from None
 
 
 def _torch_device(device: Any) -> torch.device:
     return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
 
 
-def _named(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
@@ -142,12 +144,12 @@ def _make_buffers(model: NVILA, device: torch.device | str, on_disk: Collection[
     model.llm.model.rotary_emb = type(rotary)(config=rotary.config).to(device)
     embeddings = getattr(model.vision_tower, "vision_model", model.vision_tower).embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions, device=device).expand(1, -1)
-    unset = [
+    unset_names = [
         name
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]
         if tensor.is_meta and name not in on_disk
     ]
-    assert not unset, f"never given a value: {unset}"
+    assert not unset_names, f"never given a value: {unset_names}"
 
 
 def read_files(folder: str | Path) -> list[Path]:
@@ -197,9 +199,9 @@ def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] |
     config = model.config.with_dtype(tensors["llm.model.embed_tokens.weight"].dtype)
     for part in PARTS:
         (partial / part).mkdir(parents=True)
-    written = {"config.json": dump_json(config.root), **config.files}
-    written |= {f"{part}/config.json": dump_json(getattr(config, part)) for part in PARTS}
-    for name, content in written.items():
+    contents = {"config.json": dump_json(config.root), **config.files}
+    contents |= {f"{part}/config.json": dump_json(getattr(config, part)) for part in PARTS}
+    for name, content in contents.items():
         _write(partial / name, content)
     for part in PARTS:
         prefix = "vision_model." if part == "vision_tower" else ""

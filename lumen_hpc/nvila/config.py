@@ -20,7 +20,7 @@ PARTS = ("llm", "vision_tower", "mm_projector")
 PROJECTORS = {"mlp_downsample": 2, "mlp_downsample_2x2_fix": 2, "mlp_downsample_3x3_fix": 3}
 """Projector types and how many patches each side of a downsampling block has."""
 ASPECTS = ("resize", "dynamic", "dynamic_s2")
-_MOST_SCALE = 8192
+_MAX_SCALE = 8192
 """Side of the largest scale [px]."""
 
 Block = tuple[int, int] | None
@@ -77,8 +77,8 @@ class NVILAConfig:
         if not -layers - 1 <= self.select_layer <= layers:
             index = f"mm_vision_select_layer={self.select_layer}"
             raise UserError(f"{index} in config.json: the vision tower has {layers} layers")
-        if self.scales[-1] > _MOST_SCALE:
-            raise UserError(f"s2_scales={str(raw)[:40]!r} in config.json: sides of at most {_MOST_SCALE} px are read")
+        if self.scales[-1] > _MAX_SCALE:
+            raise UserError(f"s2_scales={str(raw)[:40]!r} in config.json: sides of at most {_MAX_SCALE} px are read")
         if self.s2 and (self.scales[0] != self.image_size or any(scale % self.scales[0] for scale in self.scales)):
             raise UserError(
                 f"s2_scales={raw!r} in config.json must be multiples of the tower's image_size={self.image_size}, "
@@ -102,12 +102,12 @@ class NVILAConfig:
         name = "vision_tower/preprocessor_config.json"
         stored = json.loads(self.files.get(name, b"{}"))
         half, size = [0.5, 0.5, 0.5], {"height": self.image_size, "width": self.image_size}
-        ours = {"image_mean": half, "image_std": half, "resample": 3, "size": size, "rescale_factor": 1 / 255}
-        ours |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
+        expected = {"image_mean": half, "image_std": half, "resample": 3, "size": size, "rescale_factor": 1 / 255}
+        expected |= {"do_resize": True, "do_rescale": True, "do_normalize": True, "do_center_crop": False}
         stored = {key: value for key, value in stored.items() if value is not None}
-        other = {key: stored[key] for key, value in ours.items() if stored.get(key, value) != value}
-        if other:
-            raise UserError(f"{name} has {other}; supported is { {key: ours[key] for key in other} }")
+        different = {key: stored[key] for key, value in expected.items() if stored.get(key, value) != value}
+        if different:
+            raise UserError(f"{name} has {different}; supported is { {key: expected[key] for key in different} }")
 
     @property
     def prompt_form(self) -> PromptForm:
@@ -197,19 +197,21 @@ class NVILAConfig:
         """The same, with `dtype` (a torch dtype) wherever the json files name the weights' format."""
         name = str(dtype).removeprefix("torch.")
 
-        def renamed(values: dict[str, Any]) -> dict[str, Any]:
-            named = {key: name for key in ("torch_dtype", "dtype") if isinstance(values.get(key), str)}
+        def with_name(values: dict[str, Any]) -> dict[str, Any]:
+            renamed = {key: name for key in ("torch_dtype", "dtype") if isinstance(values.get(key), str)}
             if isinstance(values.get("model_dtype"), str):
-                named["model_dtype"] = f"torch.{name}"
+                renamed["model_dtype"] = f"torch.{name}"
             nested = {
-                key: renamed(value) for key, value in values.items() if key.endswith("_cfg") and isinstance(value, dict)
+                key: with_name(value)
+                for key, value in values.items()
+                if key.endswith("_cfg") and isinstance(value, dict)
             }
-            return values | nested | named
+            return values | nested | renamed
 
-        parts = {part: renamed(getattr(self, part)) for part in PARTS}
+        parts = {part: with_name(getattr(self, part)) for part in PARTS}
         # VILA writes a part's path here while it trains; the published form is the part's own configuration.
-        inlined = {f"{part}_cfg": parts[part] for part in PARTS if isinstance(self.root.get(f"{part}_cfg"), str)}
-        return replace(self, root=renamed(self.root) | inlined, **parts)
+        inlined_parts = {f"{part}_cfg": parts[part] for part in PARTS if isinstance(self.root.get(f"{part}_cfg"), str)}
+        return replace(self, root=with_name(self.root) | inlined_parts, **parts)
 
     def image_tokens(self, block: Block) -> int:
         """Language-model tokens of one picture, its closing newline included."""

@@ -12,19 +12,19 @@ from typing import Any
 from lumen_hpc.errors import UserError
 
 GENERATION = "llm/generation_config.json"
-MOST_TILES = 100
+MAX_TILES = 100
 """Of one picture; published checkpoints have 12."""
 
-_NEEDED = {"llm": ("hidden_size",), "vision_tower": ("hidden_size", "image_size", "patch_size")}
+_REQUIRED_KEYS = {"llm": ("hidden_size",), "vision_tower": ("hidden_size", "image_size", "patch_size")}
 """What is read from the parts' `config.json` here; transformers knows the rest."""
-_MOST = {
+_MAX_SIZES = {
     "llm": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "num_attention_heads": 1 << 10, "vocab_size": 1 << 22},
     "vision_tower": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "image_size": 4096, "patch_size": 512},
 }
 """Sizes far above every published model's: a larger one would only fill memory or never end."""
-_FAMILY = {"llm": "qwen2", "vision_tower": "siglip_vision_model"}
+_MODEL_TYPES = {"llm": "qwen2", "vision_tower": "siglip_vision_model"}
 """The parts' `model_type`."""
-_FORMATS = ("float32", "bfloat16", "float16", "float64")
+_DTYPES = ("float32", "bfloat16", "float16", "float64")
 _FLAGS = ("dynamic_s2", "s2", "ps3")
 _COUNTS = ("min_tiles", "max_tiles")
 _INDICES = ("mm_vision_select_layer", "s2_resize_output_to_scale_idx")
@@ -48,15 +48,15 @@ def check_types(root: Values, parts: Mapping[str, Values], generation: Values) -
     for name, values in (("llm/config.json", parts["llm"]), (GENERATION, generation)):
         for key in ("eos_token_id", "bos_token_id", "pad_token_id"):
             ids = values.get(key)
-            listed = ids if isinstance(ids, list) else [] if ids is None else [ids]
-            if not all(is_whole(i) and i >= 0 for i in listed):
+            id_list = ids if isinstance(ids, list) else [] if ids is None else [ids]
+            if not all(is_whole(i) and i >= 0 for i in id_list):
                 raise UserError(f"{key}={json.dumps(ids)} in {name}: it takes a token id, a whole number")
 
 
 def _check_root(root: Values, parts: Mapping[str, Values]) -> None:
     kinds: tuple[tuple[tuple[str, ...], str, Callable[[Any], bool]], ...] = (
         (_FLAGS, "true or false", lambda value: value is None or isinstance(value, bool)),
-        (_COUNTS, f"a whole number from 1 to {MOST_TILES}", lambda n: is_whole(n) and 1 <= n <= MOST_TILES),
+        (_COUNTS, f"a whole number from 1 to {MAX_TILES}", lambda n: is_whole(n) and 1 <= n <= MAX_TILES),
         (_INDICES, "a whole number", is_whole),
     )
     for keys, kind, valid in kinds:
@@ -73,27 +73,27 @@ def _check_root(root: Values, parts: Mapping[str, Values]) -> None:
 
 
 def _check_llm(llm: Values) -> None:
-    for key, most in (("rope_theta", 1e12), ("model_max_length", 1 << 24), ("max_position_embeddings", 1 << 24)):
+    for key, limit in (("rope_theta", 1e12), ("model_max_length", 1 << 24), ("max_position_embeddings", 1 << 24)):
         value = llm.get(key)
-        if isinstance(value, int | float) and not 0 < value <= most:
-            raise UserError(f"{key}={json.dumps(value)} in llm/config.json: it takes a number from 1 to {most:.0g}")
-    tied = llm.get("tie_word_embeddings", False)
-    if not isinstance(tied, bool):
-        raise UserError(f"tie_word_embeddings={json.dumps(tied)} in llm/config.json: it takes true or false")
+        if isinstance(value, int | float) and not 0 < value <= limit:
+            raise UserError(f"{key}={json.dumps(value)} in llm/config.json: it takes a number from 1 to {limit:.0g}")
+    is_tied = llm.get("tie_word_embeddings", False)
+    if not isinstance(is_tied, bool):
+        raise UserError(f"tie_word_embeddings={json.dumps(is_tied)} in llm/config.json: it takes true or false")
     for key in ("torch_dtype", "dtype"):
-        if llm.get(key) not in (None, *_FORMATS):
+        if llm.get(key) not in (None, *_DTYPES):
             raise UserError(
-                f"{key}={json.dumps(llm[key])[:40]} in llm/config.json: it takes one of {', '.join(_FORMATS)}"
+                f"{key}={json.dumps(llm[key])[:40]} in llm/config.json: it takes one of {', '.join(_DTYPES)}"
             )
 
 
 def check_sizes(parts: Mapping[str, Values]) -> None:
     """Refuses a part without a size that is needed, and a size that is no whole number from 1 to what exists."""
-    for part, keys in _NEEDED.items():
-        if lacking := [key for key in keys if not is_whole(parts[part].get(key))]:
-            raise UserError(f"{part}/config.json gives no whole number for {', '.join(lacking)}")
-    for part, most in _MOST.items():
-        for key, limit in most.items():
+    for part, keys in _REQUIRED_KEYS.items():
+        if missing_keys := [key for key in keys if not is_whole(parts[part].get(key))]:
+            raise UserError(f"{part}/config.json gives no whole number for {', '.join(missing_keys)}")
+    for part, limits in _MAX_SIZES.items():
+        for key, limit in limits.items():
             value = parts[part].get(key, 1)
             if not (is_whole(value) and 1 <= value <= limit):
                 raise UserError(
@@ -103,9 +103,9 @@ def check_sizes(parts: Mapping[str, Values]) -> None:
 
 def check_family(root: Values, parts: Mapping[str, Values]) -> None:
     """Refuses, with its value, what the official code would compute differently."""
-    for part, kind in _FAMILY.items():
-        if (named := parts[part].get("model_type", kind)) != kind:
-            raise UserError(f"model_type={json.dumps(named)} in {part}/config.json is not supported; it is {kind}")
+    for part, kind in _MODEL_TYPES.items():
+        if (model_type := parts[part].get("model_type", kind)) != kind:
+            raise UserError(f"model_type={json.dumps(model_type)} in {part}/config.json is not supported; it is {kind}")
     files = {"config.json": root, **{f"{part}/config.json": values for part, values in parts.items()}}
     for file, values in files.items():
         if values.get("quantization_config"):

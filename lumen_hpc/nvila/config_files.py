@@ -26,8 +26,8 @@ def read_config(folder: str | Path) -> NVILAConfig:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no checkpoint folder at {folder}: give the folder that holds config.json and llm/")
-    if not (folder / "config.json").exists() and (found := sorted(folder.glob("snapshots/*/config.json"))):
-        raise UserError(f"{folder} is a folder of the hub's cache: give the snapshot in it, {found[0].parent}")
+    if not (folder / "config.json").exists() and (snapshots := sorted(folder.glob("snapshots/*/config.json"))):
+        raise UserError(f"{folder} is a folder of the hub's cache: give the snapshot in it, {snapshots[0].parent}")
     _require_own_files(folder)
     require_self_contained(folder)
     root = read_json(folder / "config.json")
@@ -46,7 +46,7 @@ def _read_official(folder: Path, root: dict[str, Any]) -> NVILAConfig:
     files = {}
     for part in PARTS:
         for path in sorted((folder / part).iterdir()):
-            if path.is_file() and path.name != "config.json" and _travels(path):
+            if path.is_file() and path.name != "config.json" and _is_small_model_file(path):
                 files[f"{part}/{path.name}"] = _small_file(path)
     return NVILAConfig(root=root, files=files, **parts)
 
@@ -58,7 +58,7 @@ def _require_own_files(folder: Path) -> None:
     """
     blobs = folder.resolve().parent.parent / "blobs"
     for path in sorted([*folder.iterdir(), *folder.glob("*/*")]):
-        if not path.is_symlink() or not _travels(path):
+        if not path.is_symlink() or not _is_small_model_file(path):
             continue
         target = path.resolve()
         if target.parent != blobs and not target.is_relative_to(path.parent.resolve()):
@@ -67,7 +67,7 @@ def _require_own_files(folder: Path) -> None:
             )
 
 
-def _travels(path: Path) -> bool:
+def _is_small_model_file(path: Path) -> bool:
     """True for a small file of the model; a copy's shadow (`._config.json`) and a trainer's state are none."""
     if path.name.startswith(".") or path.name == "trainer_state.json":
         return False
@@ -109,7 +109,7 @@ def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
     files = {
         ("vision_tower/" if path.name == "preprocessor_config.json" else "llm/") + path.name: _small_file(path)
         for path in sorted(folder.iterdir())
-        if path.is_file() and path.name != "config.json" and _travels(path)
+        if path.is_file() and path.name != "config.json" and _is_small_model_file(path)
     }
     return NVILAConfig(root=root, llm=llm, vision_tower=vision, mm_projector=projector, files=files)
 
@@ -117,7 +117,7 @@ def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a json file. Raises UserError naming a file that is missing or is none."""
     try:
-        value = json.loads(read_bytes(path), object_pairs_hook=_object, parse_constant=_no_number)
+        value = json.loads(read_bytes(path), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__} where an object belongs")
         return value
@@ -127,7 +127,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as json: {error}") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
@@ -135,7 +135,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _no_number(text: str) -> None:
+def _refuse_constant(text: str) -> None:
     raise ValueError(f"{text} is no number of json")
 
 

@@ -29,7 +29,7 @@ MODULES = {
 """Where each version has its function; 3 was moved once."""
 
 
-def order(major: int) -> tuple[int, ...]:
+def versions_for(major: int) -> tuple[int, ...]:
     """Versions for a GPU's compute capability, the fastest first: 3 is Hopper's, 4 Blackwell's, and 2 everybody's."""
     return (4, 2) if major >= 10 else (3, 4, 2) if major == 9 else (2,) if major == 8 else ()
 
@@ -39,7 +39,7 @@ def varlen() -> Varlen | None:
     """The function to use on this process's GPU; None where there is no GPU, or no package that works."""
     if not torch.cuda.is_available():
         return None
-    for version, function in installed(order(torch.cuda.get_device_capability()[0])):
+    for version, function in installed_functions(versions_for(torch.cuda.get_device_capability()[0])):
         if not (reason := fault(function, DEVICE, torch.bfloat16)):
             log.info("flash-attention %d", version)
             return function
@@ -47,7 +47,7 @@ def varlen() -> Varlen | None:
     return None
 
 
-def installed(versions: tuple[int, ...]) -> Iterator[tuple[int, Varlen]]:
+def installed_functions(versions: tuple[int, ...]) -> Iterator[tuple[int, Varlen]]:
     """The versions among `versions` whose package imports, with their functions."""
     for version in versions:
         for module in MODULES[version]:
@@ -55,11 +55,11 @@ def installed(versions: tuple[int, ...]) -> Iterator[tuple[int, Varlen]]:
                 function = import_module(module).flash_attn_varlen_func
             except Exception:  # what an extension built for another torch or CUDA raises
                 continue
-            yield version, _called_alike(function)
+            yield version, _with_uniform_call(function)
             break
 
 
-def _called_alike(function: Callable[..., Any]) -> Varlen:
+def _with_uniform_call(function: Callable[..., Any]) -> Varlen:
     """Arguments by their names, which all versions share; of several results (4, older 3) the first."""
 
     def call(
@@ -80,33 +80,35 @@ def fault(function: Varlen, device: str, dtype: torch.dtype) -> str:
 
     Tried on two sequences, of which the second sees a prefix.
     """
-    lengths, seen, heads, kv_heads, width = (70, 33), (70, 200), 4, 2, 128
+    lengths, key_lengths, heads, kv_heads, width = (70, 33), (70, 200), 4, 2, 128
     generator = torch.Generator().manual_seed(0)
 
     def tensor(tokens: int, count: int) -> torch.Tensor:
         return torch.randn(tokens, count, width, generator=generator).to(device, dtype).requires_grad_()
 
-    inputs = (tensor(sum(lengths), heads), tensor(sum(seen), kv_heads), tensor(sum(seen), kv_heads))
+    inputs = (tensor(sum(lengths), heads), tensor(sum(key_lengths), kv_heads), tensor(sum(key_lengths), kv_heads))
     weight = torch.randn(sum(lengths), heads, width, generator=generator).to(device)
-    ends = [torch.tensor([0, *sizes], device=device).cumsum(0, dtype=torch.int32) for sizes in (lengths, seen)]
+    ends = [torch.tensor([0, *sizes], device=device).cumsum(0, dtype=torch.int32) for sizes in (lengths, key_lengths)]
 
     def fused() -> torch.Tensor:
-        return function(*inputs, *ends, max(lengths), max(seen), softmax_scale=0.1, causal=True)
+        return function(*inputs, *ends, max(lengths), max(key_lengths), softmax_scale=0.1, causal=True)
 
     def plain() -> torch.Tensor:
-        parts = zip(*(x.split(sizes) for x, sizes in zip(inputs, (lengths, seen, seen))))
+        parts = zip(*(x.split(sizes) for x, sizes in zip(inputs, (lengths, key_lengths, key_lengths))))
         return torch.cat([_plain(q, k, v, 0.1) for q, k, v in parts])
 
-    found = []
+    results = []
     try:
         for run in (plain, fused):
             out = run()
-            found.append([out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)])
+            results.append([out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)])
     except Exception as error:  # whatever a kernel does on a GPU that it was not built for
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    apart = max(float((a.float() - b.float()).norm() / a.float().norm()) for a, b in zip(*found))
+    distance = max(float((a.float() - b.float()).norm() / a.float().norm()) for a, b in zip(*results))
     return (
-        "" if apart < (2e-2 if dtype != torch.float32 else 1e-4) else f"it differs from plain attention by {apart:.2g}"
+        ""
+        if distance < (2e-2 if dtype != torch.float32 else 1e-4)
+        else f"it differs from plain attention by {distance:.2g}"
     )
 
 

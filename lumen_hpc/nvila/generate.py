@@ -20,7 +20,7 @@ from .config import NVILAConfig
 from .packing import PICTURE, Batch, Sample, pack, packed_length, shared_length
 from .vision import Pictures
 
-KEPT = 0.7
+MAX_LIVE_SHARE = 0.7
 """Answers that are written are dropped from the batch once at most this share of it is left."""
 
 
@@ -63,28 +63,28 @@ def generate(
     """
     if max_new_tokens < 1:
         raise UserError(f"max_new_tokens={max_new_tokens}: use at least 1")
-    most = model.config.positions
+    max_positions = model.config.positions
     for place, sample in enumerate(samples):
-        if len(sample) + max_new_tokens > most:
+        if len(sample) + max_new_tokens > max_positions:
             raise UserError(
                 f"prompt {place} has {len(sample)} tokens; with an answer of max_new_tokens={max_new_tokens} that is "
-                f"more than the {most} that this model takes"
+                f"more than the {max_positions} that this model takes"
             )
     answers: dict[int, Answer] = {}
     for chunk in _chunks(_groups(samples), samples, batch_tokens):
-        found = _answer(model, [[samples[i] for i in group] for group in chunk], max_new_tokens)
-        for place, (tokens, yes) in zip([i for group in chunk for i in group], found):
+        results = _answer_groups(model, [[samples[i] for i in group] for group in chunk], max_new_tokens)
+        for place, (tokens, yes) in zip([i for group in chunk for i in group], results):
             answers[place] = Answer(model.tokenizer.decode(tokens), tokens, yes)
     return [answers[place] for place in range(len(samples))]
 
 
 def _groups(samples: Sequence[Sample]) -> list[list[int]]:
     """Indices of samples that begin with the same pictures."""
-    found: dict[object, list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for place, sample in enumerate(samples):
-        opening = sample.token_ids[: _after_pictures(sample)].tobytes()
-        found.setdefault((id(sample.tiles), opening) if sample.blocks else place, []).append(place)
-    return list(found.values())
+        opening = sample.token_ids[: _pictures_end(sample)].tobytes()
+        groups.setdefault((id(sample.tiles), opening) if sample.blocks else place, []).append(place)
+    return list(groups.values())
 
 
 def _chunks(groups: list[list[int]], samples: Sequence[Sample], batch_tokens: int) -> list[list[list[int]]]:
@@ -129,7 +129,7 @@ def line_ends(tokenizer: Tokenizer) -> list[int]:
     return sorted({tokenizer.encode(text)[-1] for text in (";", " ;")})
 
 
-def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[tuple[list[int], float]]:
+def _answer_groups(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> list[tuple[list[int], float]]:
     batch = pack(groups).to(model.device)
     embeds, _ = model.embed(batch)
     rows, length = batch.token_ids.shape
@@ -140,33 +140,33 @@ def _answer(model: Model, groups: list[list[Sample]], max_new_tokens: int) -> li
     positions = torch.tensor(batch.lengths, device=model.device)
     state = hidden[0, last]
     branches = torch.arange(len(last), device=model.device)  # those that are still computed
-    written = stops[0].repeat(len(last), max_new_tokens)
+    tokens = stops[0].repeat(len(last), max_new_tokens)
     done = torch.zeros(len(last), dtype=torch.bool, device=model.device)
     yes, no = first_tokens(model.tokenizer)
     separators = torch.tensor(line_ends(model.tokenizer), device=model.device)
-    weighed = torch.full((len(last),), math.nan, device=model.device)
-    due = torch.ones(len(last), dtype=torch.bool, device=model.device)
+    yes_probabilities = torch.full((len(last),), math.nan, device=model.device)
+    is_weighed = torch.ones(len(last), dtype=torch.bool, device=model.device)
     for step in range(max_new_tokens):
         logits = model.llm.lm_head(state).float()
         yes_now = torch.sigmoid(logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1))
-        weighed[branches] = torch.where(due, yes_now, weighed[branches])
+        yes_probabilities[branches] = torch.where(is_weighed, yes_now, yes_probabilities[branches])
         token = logits.argmax(-1)
-        due = torch.isin(token, separators) & ~done
-        written[branches, step] = token
+        is_weighed = torch.isin(token, separators) & ~done
+        tokens[branches, step] = token
         done |= torch.isin(token, stops)
-        left = len(done) - int(done.sum())
-        if not left or step == max_new_tokens - 1:
+        remaining = len(done) - int(done.sum())
+        if not remaining or step == max_new_tokens - 1:
             break
-        if left <= KEPT * len(done):
-            alive = (~done).nonzero()[:, 0]
-            cache.keep(alive)
-            branches, positions = branches[alive], positions[alive]
-            token, done, due = token[alive], done[alive], due[alive]
+        if remaining <= MAX_LIVE_SHARE * len(done):
+            live = (~done).nonzero()[:, 0]
+            cache.select(live)
+            branches, positions = branches[live], positions[live]
+            token, done, is_weighed = token[live], done[live], is_weighed[live]
         embeds = model.llm.model.embed_tokens(token)[:, None]
         state = model.decode(embeds, (positions + step)[:, None], cache)[:, 0]
-        cache.step()
-    ids = [_until_stop(row, stops.tolist()) for row in written.tolist()]
-    return list(zip(ids, weighed.tolist()))
+        cache.advance()
+    ids = [_until_stop(row, stops.tolist()) for row in tokens.tolist()]
+    return list(zip(ids, yes_probabilities.tolist()))
 
 
 def _until_stop(ids: list[int], stops: list[int]) -> list[int]:
@@ -185,19 +185,19 @@ def _cache(plan: SpanPlan | BlockMaskPlan, groups: list[list[Sample]], room: int
     start = 0
     for number, group in enumerate(groups):
         shared = shared_length(group)
-        cut = shared or _after_pictures(group[0])
-        prefixes.append((start, start + cut))
+        prefix_length = shared or _pictures_end(group[0])
+        prefixes.append((start, start + prefix_length))
         start += shared
         for slot, sample in enumerate(group):
-            branches.append((start if shared else start + cut, start + len(sample) - shared))
+            branches.append((start if shared else start + prefix_length, start + len(sample) - shared))
             start = branches[-1][1]
             group_of.append(number)
             slot_of.append(slot)
         assert shared or len(group) == 1, "samples of one group share at least their pictures"
-    device = plan.kept[0][0].device
+    device = plan.keys_values[0][0].device
     own, prefix = [], []
-    for layer in sorted(plan.kept):
-        keys, values = plan.kept.pop(layer)
+    for layer in sorted(plan.keys_values):
+        keys, values = plan.keys_values.pop(layer)
         prefix.append((_gather(keys, prefixes, 0), _gather(values, prefixes, 0)))
         own.append((_gather(keys, branches, room), _gather(values, branches, room)))
 
@@ -224,7 +224,7 @@ def _gather(x: torch.Tensor, spans: list[tuple[int, int]], room: int) -> torch.T
     return out
 
 
-def _after_pictures(sample: Sample) -> int:
+def _pictures_end(sample: Sample) -> int:
     """Places up to and with the last picture's feature; 0 for text alone."""
     at = (sample.token_ids == PICTURE).nonzero()[0]
     return int(at[-1]) + 1 if len(at) else 0

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 
-class Alone:
+class SingleProcess:
     """One process does all of the work."""
 
     size = 1
@@ -20,21 +20,21 @@ class Alone:
     """This process's number among them."""
 
     def own_range(self, count: int) -> range:
-        """Which of `count` rows `own` takes for this process, what fills the last parts left out."""
+        """Which of `count` rows `own_part` takes for this process, what fills the last parts left out."""
         return range(count)
 
-    def own(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    def own_part(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """This process's part of `x`, one of `size` equal ones in order; zeros fill the last ones."""
         return x
 
-    def joined(self, part: torch.Tensor, count: int) -> torch.Tensor:
-        """Undoes `own` along the first dimension: the first `count` rows of all parts. Gradients pass."""
+    def join(self, part: torch.Tensor, count: int) -> torch.Tensor:
+        """Undoes `own_part` along the first dimension: the first `count` rows of all parts. Gradients pass."""
         return part
 
-    def plan(self, plan: Any) -> Any:
+    def attention_plan(self, plan: Any) -> Any:
         """The attention plan (`attention.Plan`) of this process's positions, from that of all positions."""
         return plan
 
-    def start(self, length: int) -> int:
+    def first_position(self, length: int) -> int:
         """The first of this process's positions in rows of `length`."""
         return 0

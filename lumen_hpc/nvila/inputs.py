@@ -16,7 +16,7 @@ from .chat import IGNORE, Message, Tokenizer
 from .config import NVILAConfig
 from .config_files import read_config
 from .packing import Batch, Sample, expand, pad
-from .preprocess import Picture, identity, join_tiles, normalise, preprocess_images
+from .preprocess import Picture, join_tiles, normalise, picture_key, preprocess_images
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Preprocessor:
         official_tiles: one tile a picture where a record has several, as the official `generate_content`.
         official_labels: with the official newline bug. Raises UserError naming what does not fit.
         """
-        decoded: dict[tuple, tuple] = {}
+        cut_pictures: dict[tuple, tuple] = {}
         samples = []
         for place, record in enumerate(records):
             if not isinstance(record, dict):
@@ -112,31 +112,31 @@ class Preprocessor:
                     "{'images': [...], 'conversations': [...]}"
                 )
             try:
-                pictures = pictures_of(record)
-                single = official_tiles and len(pictures) > 1
-                key = tuple(map(identity, pictures))
-                if key not in decoded:
-                    cut = preprocess_images(pictures, self.config, exact=exact, single_tile=single)
-                    decoded[key] = (cut, pictures)  # kept alive, or another could take its id
-                cut = decoded[key][0]
-                aspect = "resize" if single else self.config.aspect
-                messages = turns_of(record, generation=generation)
-                placed_inline = self.config.prompt_form.inline if inline is None else inline
-                if inline is None and placed_inline:
+                pictures = record_pictures(record)
+                is_single = official_tiles and len(pictures) > 1
+                key = tuple(map(picture_key, pictures))
+                if key not in cut_pictures:
+                    tiles = preprocess_images(pictures, self.config, exact=exact, single_tile=is_single)
+                    cut_pictures[key] = (tiles, pictures)  # kept alive, or another could take its id
+                tiles = cut_pictures[key][0]
+                aspect = "resize" if is_single else self.config.aspect
+                messages = record_messages(record, generation=generation)
+                is_inline = self.config.prompt_form.inline if inline is None else inline
+                if inline is None and is_inline:
                     messages = chat.with_placeholders(messages, len(pictures))
-                messages = chat.place_images(messages, cut.per_picture, aspect, placed_inline)
+                messages = chat.place_images(messages, tiles.per_picture, aspect, is_inline)
                 ids, labels = chat.encode(
                     messages, self.tokenizer, generation=generation, official_labels=official_labels
                 )
-                counts = [self.config.image_tokens(block) for block in cut.blocks]
-                fused = expand(ids, labels, self.tokenizer.image, self.tokenizer.newline, counts)
+                counts = [self.config.image_tokens(block) for block in tiles.blocks]
+                expanded = expand(ids, labels, self.tokenizer.image, self.tokenizer.newline, counts)
             except UserError as error:
                 raise UserError(f"record {record.get('id', place)}: {error}") from None
-            samples.append(Sample(ids, labels, *fused, cut.tiles, cut.blocks))
+            samples.append(Sample(ids, labels, *expanded, tiles.tiles, tiles.blocks))
         return Inputs(samples, self.tokenizer.pad, generation)
 
 
-def pictures_of(record: dict[str, Any]) -> list[Picture]:
+def record_pictures(record: dict[str, Any]) -> list[Picture]:
     """The pictures of a record: `images`, or LLaVA's `image`; none for text alone."""
     pictures = record.get("images", record.get("image"))
     if pictures is None:
@@ -144,7 +144,7 @@ def pictures_of(record: dict[str, Any]) -> list[Picture]:
     return list(pictures) if isinstance(pictures, list | tuple) else [pictures]
 
 
-def turns_of(record: dict[str, Any], *, generation: bool) -> list[Message]:
+def record_messages(record: dict[str, Any], *, generation: bool) -> list[Message]:
     """The messages of a record, for generation without a last answer. Raises UserError where none is left."""
     messages = list(record.get("conversations") or [])
     for message in messages:

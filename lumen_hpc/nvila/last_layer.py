@@ -12,7 +12,7 @@ import torch
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 
-def choose(layer: Qwen2DecoderLayer, *, compiled: bool) -> None:
+def set_last_layer(layer: Qwen2DecoderLayer, *, compiled: bool) -> None:
     """Make a model's last layer a LastLayer; one to be compiled a layer like the others, with which it shares code."""
     layer.__class__ = Qwen2DecoderLayer if compiled else LastLayer
 
@@ -27,5 +27,5 @@ class LastLayer(Qwen2DecoderLayer):
         if places is None:
             return super().forward(hidden_states, *args, **kwargs)
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), *args, **kwargs)
-        kept = (hidden_states + attended).flatten(0, 1).index_select(0, places)[None]
-        return kept + self.mlp(self.post_attention_layernorm(kept))
+        residual = (hidden_states + attended).flatten(0, 1).index_select(0, places)[None]
+        return residual + self.mlp(self.post_attention_layernorm(residual))

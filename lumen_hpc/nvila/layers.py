@@ -20,7 +20,7 @@ from lumen_hpc.errors import UserError
 from . import last_layer
 from .config import NVILAConfig
 
-SHAPES = 128
+MAX_SHAPES = 128
 """Shapes for which a layer may be compiled: 32 lengths, with and without gradients. torch's own limit of 8 would stop a
 training at its fifth length."""
 CHECKPOINTING = ("full", "selective", "none")
@@ -68,7 +68,7 @@ def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backe
     options: dict[str, Any] = {"use_reentrant": False}
     if checkpointing == "selective":
         options["context_fn"] = selective_contexts
-    for part, chosen in layers(model).items():
+    for part, part_layers in layers(model).items():
         graph = compiled and (part == "vision_tower" or model.kernel in COMPILED_KERNELS)
         owner = model.vision_tower if part == "vision_tower" else model.llm
         if checkpointing == "none" or graph:
@@ -76,13 +76,13 @@ def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backe
         else:
             owner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         if part == "llm":
-            last_layer.choose(chosen[-1], compiled=graph)
-        for layer in chosen:
+            last_layer.set_last_layer(part_layers[-1], compiled=graph)
+        for layer in part_layers:
             layer.__dict__.pop("forward", None)
             if graph:
                 forward = layer.forward
                 if checkpointing != "none":
-                    forward = _recomputed(layer, forward, options)
+                    forward = _with_recomputation(layer, forward, options)
                 # Any number of tiles is one graph; a length is a graph of its own, since FlexAttention for any
                 # length takes a minute to compile instead of ten seconds and is 4 % slower (one H200, torch 2.11).
                 any_size = part == "vision_tower"
@@ -92,14 +92,14 @@ def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backe
 def _allow_shapes() -> None:
     config = torch._dynamo.config
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # torch 2.6
-    setattr(config, name, max(getattr(config, name), SHAPES))
+    setattr(config, name, max(getattr(config, name), MAX_SHAPES))
     from torch._inductor import config as inductor
 
     if hasattr(inductor, "deterministic"):  # kernels chosen by a stopwatch would end bit-equal resumes
         inductor.deterministic = True
 
 
-def _recomputed(layer: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def _with_recomputation(layer: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         # Without a backward pass, as in a frozen tower, there is nothing to recompute, and torch refuses to compile it.
         tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
@@ -115,19 +115,19 @@ def selective_contexts() -> Any:
     return create_selective_checkpoint_contexts(partial(_policy, _kept_operators()))
 
 
-def _policy(kept: frozenset[Any], context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    return CheckpointPolicy.MUST_SAVE if operator in kept else CheckpointPolicy.PREFER_RECOMPUTE
+def _policy(kept_operators: frozenset[Any], context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if operator in kept_operators else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 @cache
 def _kept_operators() -> frozenset[Any]:
     """Matrix products and attention kernels; those that this build of torch lacks are left out."""
     aten = torch.ops.aten
-    kept = {aten.mm.default, aten.addmm.default, torch.ops.higher_order.flex_attention}
+    operators = {aten.mm.default, aten.addmm.default, torch.ops.higher_order.flex_attention}
     for name in ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention"):
         if hasattr(aten, f"_scaled_dot_product_{name}"):
-            kept.add(getattr(aten, f"_scaled_dot_product_{name}").default)
+            operators.add(getattr(aten, f"_scaled_dot_product_{name}").default)
     for package, name in FLASH_OPERATORS:
         if hasattr(getattr(torch.ops, package), name):
-            kept.add(getattr(getattr(torch.ops, package), name).default)
-    return frozenset(kept)
+            operators.add(getattr(getattr(torch.ops, package), name).default)
+    return frozenset(operators)

@@ -22,13 +22,13 @@ from .attention import Plan
 from .chat import Tokenizer
 from .config import NVILAConfig
 from .generate import Answer, generate
-from .group import Alone
+from .group import SingleProcess
 from .inputs import Inputs, Preprocessor
 from .packing import PICTURE, Batch
 from .patch_embedding import embed_by_product
 from .projector import Projector
 from .tower_cache import TowerCache
-from .vision import Pictures, encode
+from .vision import Pictures, encode_pictures
 
 
 @dataclass
@@ -70,14 +70,14 @@ class NVILA(nn.Module):
         super().__init__()
         self.config = config
         self._tokenizer = tokenizer
-        self.kernel = attention.check_kernel(kernel)
+        self.kernel = attention.resolve_kernel(kernel)
         self.tiles_at_once = 64
         """Tiles that the vision tower sees in one call."""
         self.sync_tower_calls: Callable[[int], int] = _at_least_one_to_learn
         """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
         self.tower_cache: TowerCache | None = None
         """Keeps a frozen tower's features, on a CPU alone: elsewhere a look at the tiles would be waited for."""
-        self.group = Alone()
+        self.group = SingleProcess()
         """How processes divide a batch: `embed` divides tiles and joins their features, on each process for all places.
         Who calls `decode` divides the positions."""
         vision = SiglipVisionConfig(**config.vision_tower | _OUTPUTS | {"vision_use_head": False})
@@ -88,7 +88,7 @@ class NVILA(nn.Module):
         embed_by_product(self.vision_tower)
         self.mm_projector = Projector(config)
         self.llm = Qwen2ForCausalLM(llm)
-        last_layer.choose(self.llm.model.layers[-1], compiled=False)
+        last_layer.set_last_layer(self.llm.model.layers[-1], compiled=False)
 
     @property
     def parts(self) -> dict[str, nn.Module]:
@@ -128,7 +128,7 @@ class NVILA(nn.Module):
 
     def embed(self, batch: Batch) -> tuple[torch.Tensor, Pictures]:
         """Text embeddings with the pictures in their places, [rows, length, hidden_size], and the pictures."""
-        pictures = encode(
+        pictures = encode_pictures(
             self.vision_tower,
             self.mm_projector,
             batch.tiles,
@@ -156,18 +156,18 @@ class NVILA(nn.Module):
         compiled: it would compile for every number of places.
         """
         masks = {"full_attention": None, "sliding_attention": None}
-        chosen = places is not None and isinstance(self.llm.model.layers[-1], last_layer.LastLayer)
-        more = {"places": places} if chosen else {}
+        reads_places = places is not None and isinstance(self.llm.model.layers[-1], last_layer.LastLayer)
+        options = {"places": places} if reads_places else {}
         hidden = self.llm.model(
-            inputs_embeds=embeds, position_ids=position_ids, attention_mask=masks, use_cache=False, plan=plan, **more
+            inputs_embeds=embeds, position_ids=position_ids, attention_mask=masks, use_cache=False, plan=plan, **options
         ).last_hidden_state
         if places is None:
             return hidden
-        return hidden[0] if chosen else hidden.flatten(0, 1)[places]
+        return hidden[0] if reads_places else hidden.flatten(0, 1)[places]
 
-    def summed_loss(self, batch: Batch, predicted: torch.Tensor) -> tuple[torch.Tensor, int]:
+    def summed_loss(self, batch: Batch, logits: torch.Tensor) -> tuple[torch.Tensor, int]:
         """The supervised tokens' cross entropy summed, float64, and their number; `predicted`: their logits."""
-        terms = F.cross_entropy(predicted.float(), batch.labels.flatten()[batch.learned], reduction="none")
+        terms = F.cross_entropy(logits.float(), batch.labels.flatten()[batch.learned], reduction="none")
         # In float32 a sum of ten terms rounds by 1e-6, another way for each order of them and each processor's logits.
         return terms.sum(dtype=torch.float64), len(batch.learned)
 
@@ -190,15 +190,15 @@ class NVILA(nn.Module):
             batch = batch.batch()
         batch = batch.to(self.device)
         embeds, pictures = self.embed(batch)
-        plan, full = self.attention_plan(batch), None
+        plan, all_logits = self.attention_plan(batch), None
         if logits == "all":
-            full = self.llm.lm_head(self.decode(embeds, batch.position_ids, plan))
-            predicted = full.flatten(0, 1)[batch.predictors]
+            all_logits = self.llm.lm_head(self.decode(embeds, batch.position_ids, plan))
+            supervised_logits = all_logits.flatten(0, 1)[batch.predictors]
         else:
-            predicted = self.llm.lm_head(self.decode(embeds, batch.position_ids, plan, batch.predictors))
-        summed, supervised = self.summed_loss(batch, predicted)
+            supervised_logits = self.llm.lm_head(self.decode(embeds, batch.position_ids, plan, batch.predictors))
+        summed, supervised = self.summed_loss(batch, supervised_logits)
         denominator = max(supervised, 1) if loss_denominator is None else loss_denominator
-        output = Output(loss=(summed / denominator).float(), supervised=supervised, logits=full)
+        output = Output(loss=(summed / denominator).float(), supervised=supervised, logits=all_logits)
         if keep:
             output.pixels, output.hidden_m2 = pictures.pixels, pictures.hidden
             output.proj_in, output.proj_out = pictures.proj_in, pictures.proj_out

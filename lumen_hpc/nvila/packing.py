@@ -55,14 +55,14 @@ def expand(
     ids: np.ndarray, labels: np.ndarray, image: int, newline: int, counts: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give every `<image>` (id `image`) its places: counts[i] - 1 features and a newline, none of them supervised."""
-    at = np.flatnonzero(ids == image)
-    if len(at) != len(counts):
-        raise UserError(f"the text has {len(at)} <image> tokens but the images make {len(counts)}")
+    image_places = np.flatnonzero(ids == image)
+    if len(image_places) != len(counts):
+        raise UserError(f"the text has {len(image_places)} <image> tokens but the images make {len(counts)}")
     repeats: np.ndarray = np.ones(len(ids), dtype=np.int64)
-    repeats[at] = counts
+    repeats[image_places] = counts
     tokens: np.ndarray = np.repeat(np.where(ids == image, PICTURE, ids), repeats)
     token_labels: np.ndarray = np.repeat(labels, repeats)
-    tokens[np.cumsum(repeats)[at] - 1] = newline
+    tokens[np.cumsum(repeats)[image_places] - 1] = newline
     token_labels[np.repeat(ids == image, repeats)] = IGNORE
     return tokens, token_labels
 
@@ -129,12 +129,12 @@ class _Row:
     def add(self, sample: Sample, start: int, stop: int, prefix: tuple[int, int] = (0, 0)) -> tuple[int, int]:
         """Append tokens start..stop of a sample, whose earlier tokens are the row's `prefix`; returns their place."""
         begin, end = self.length, self.length + stop - start
-        before = np.arange(begin - 1, end - 1)
-        before[0] = prefix[1] - 1 if start else -1
+        predictors = np.arange(begin - 1, end - 1)
+        predictors[0] = prefix[1] - 1 if start else -1
         self.ids.append(sample.token_ids[start:stop])
         self.labels.append(sample.token_labels[start:stop])
         self.positions.append(np.arange(start, stop))
-        self.previous.append(before)
+        self.previous.append(predictors)
         self.spans.append(Span(self.row, begin, end, prefix))
         self.length = end
         return begin, end
@@ -184,8 +184,8 @@ def shared_length(group: Sequence[Sample]) -> int:
     first = group[0]
     shared = min(len(sample) for sample in group) - 1
     for sample in group:
-        same = sample.tiles is first.tiles or torch.equal(sample.tiles, first.tiles)
-        if not same or sample.blocks != first.blocks:
+        has_same_tiles = sample.tiles is first.tiles or torch.equal(sample.tiles, first.tiles)
+        if not has_same_tiles or sample.blocks != first.blocks:
             raise UserError("the samples of a group must have the same images: group questions by their images")
         differs = sample.token_ids[:shared] != first.token_ids[:shared]
         differs |= sample.token_labels[:shared] != IGNORE
@@ -203,26 +203,28 @@ def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]], multiple: i
     longest = max(row.length for row in rows)
     longest += -longest % multiple
 
-    def stacked(parts: Sequence[Sequence[np.ndarray]], fill: int) -> torch.Tensor:
-        full: np.ndarray = np.full((len(rows), longest), fill, dtype=np.int64)
+    def stack(parts: Sequence[Sequence[np.ndarray]], fill: int) -> torch.Tensor:
+        array: np.ndarray = np.full((len(rows), longest), fill, dtype=np.int64)
         for place, pieces in enumerate(parts):
-            joined = np.concatenate(pieces)
-            full[place, : len(joined)] = joined
-        return torch.from_numpy(full)
+            tokens = np.concatenate(pieces)
+            array[place, : len(tokens)] = tokens
+        return torch.from_numpy(array)
 
     # A group whose samples share a beginning has its pictures once, else every sample has its own.
-    pictured = [s for group in groups for s in (group[:1] if shared_length(group) else group) if len(s.blocks)]
-    previous = stacked([row.previous for row in rows], -1)
-    labels = stacked([row.labels for row in rows], IGNORE)
+    picture_samples = [s for group in groups for s in (group[:1] if shared_length(group) else group) if len(s.blocks)]
+    previous = stack([row.previous for row in rows], -1)
+    labels = stack([row.labels for row in rows], IGNORE)
     offsets = torch.arange(len(rows))[:, None] * longest
     return Batch(
-        token_ids=stacked([row.ids for row in rows], PADDING),
+        token_ids=stack([row.ids for row in rows], PADDING),
         labels=labels,
         learned=((labels != IGNORE) & (previous >= 0)).flatten().nonzero().squeeze(1),
-        position_ids=stacked([row.positions for row in rows], 0),
+        position_ids=stack([row.positions for row in rows], 0),
         previous=torch.where(previous >= 0, previous + offsets, -1),
-        tiles=join_tiles([s.tiles for s in pictured]) if pictured else torch.zeros(0, 1, 1, 1, dtype=torch.uint8),
-        blocks=[block for s in pictured for block in s.blocks],
+        tiles=join_tiles([s.tiles for s in picture_samples])
+        if picture_samples
+        else torch.zeros(0, 1, 1, 1, dtype=torch.uint8),
+        blocks=[block for s in picture_samples for block in s.blocks],
         spans=[span for row in rows for span in row.spans],
         lengths=[len(sample) for group in groups for sample in group],
     )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .spans import Span
 
-LIKE = 1.3
+MAX_AREA_RATIO = 1.3
 """A span joins a padded batch whose scores a span are at most so many times its own."""
 
 
@@ -42,8 +42,8 @@ class PaddedSpans:
             return cls(queries, queries, None)
         keys = torch.where(key < shared, prefix + key, start + torch.where(key < shared + own, key - shared, 0))
         # A query of padding, too, sees at least the prefix: a row of nothing but -inf would make nan.
-        seen = key <= shared[:, :, None] + torch.where(query < own, query, 0)[:, :, None]
-        bias = torch.zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+        visible = key <= shared[:, :, None] + torch.where(query < own, query, 0)[:, :, None]
+        bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
         return cls(queries, keys, bias[:, None])
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
@@ -72,9 +72,9 @@ class PaddedBatches:
     def of(cls, spans: Sequence[Span], rows: int, length: int) -> PaddedBatches:
         """The batches of `spans` in rows of `length` tokens."""
         batches, owners, places, total = [], [], [], 0
-        for chosen in _alike(spans):
-            batch = PaddedSpans.of(chosen, length)
-            for number, span in enumerate(chosen):
+        for similar in _similar_spans(spans):
+            batch = PaddedSpans.of(similar, length)
+            for number, span in enumerate(similar):
                 size = span.stop - span.start
                 owners.append(torch.arange(size) + span.row * length + span.start)
                 places.append(torch.arange(size) + total + number * batch.queries.shape[1])
@@ -83,9 +83,9 @@ class PaddedBatches:
         source = torch.full((rows * length,), total)
         if batches:
             source[torch.cat(owners)] = torch.cat(places)
-        none = source[:0]
-        queries = torch.cat([none, *(batch.queries.flatten() for batch in batches)])
-        keys = torch.cat([none, *(batch.keys.flatten() for batch in batches)])
+        empty = source[:0]
+        queries = torch.cat([empty, *(batch.queries.flatten() for batch in batches)])
+        keys = torch.cat([empty, *(batch.keys.flatten() for batch in batches)])
         return cls(batches, queries, keys, source)
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
@@ -96,11 +96,11 @@ class PaddedBatches:
         sizes = [batch.keys.numel() for batch in self.batches]
         keys, values = (x.index_select(0, self.keys).split(sizes) for x in (k, v))
         results = [b.attend(*qkv, scale) for b, qkv in zip(self.batches, zip(queries, keys, values))]
-        found = torch.cat([*results, q.new_zeros(1, heads, width)])
-        return found.index_select(0, self.source).view(rows, length, heads, width)
+        results_by_place = torch.cat([*results, q.new_zeros(1, heads, width)])
+        return results_by_place.index_select(0, self.source).view(rows, length, heads, width)
 
 
-def _alike(spans: Sequence[Span]) -> Iterator[list[Span]]:
+def _similar_spans(spans: Sequence[Span]) -> Iterator[list[Span]]:
     """Spans in groups of like size, those with a prefix apart from those without."""
 
     def size(span: Span) -> tuple[bool, int, int]:
@@ -110,12 +110,12 @@ def _alike(spans: Sequence[Span]) -> Iterator[list[Span]]:
     group: list[Span] = []
     area, queries, keys = 0, 0, 0
     for span in sorted(spans, key=size, reverse=True):
-        shared, seen, own = size(span)
-        area = max(keys, seen) * max(queries, own)
-        if group and ((size(group[0])[0] != shared) or area > LIKE * seen * own):
+        shared, visible, own = size(span)
+        area = max(keys, visible) * max(queries, own)
+        if group and ((size(group[0])[0] != shared) or area > MAX_AREA_RATIO * visible * own):
             yield group
             group, queries, keys = [], 0, 0
         group.append(span)
-        queries, keys = max(queries, own), max(keys, seen)
+        queries, keys = max(queries, own), max(keys, visible)
     if group:
         yield group

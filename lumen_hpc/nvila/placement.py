@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Device = int | str
 """A GPU's number, `cpu` or `disk`."""
 LAYERS = "llm.model.layers."
-FIXED = ("vision_tower", "mm_projector", "llm.model.embed_tokens", "llm.model.norm", "llm.model.rotary_emb",
+FIXED_MODULES = ("vision_tower", "mm_projector", "llm.model.embed_tokens", "llm.model.norm", "llm.model.rotary_emb",
          "llm.lm_head")  # fmt: skip
 """Modules that stay on the first device."""
 HEADROOM = 0.15
@@ -31,11 +31,11 @@ def free_memory() -> dict[Device, int]:
     """Bytes that weights may take on each device, the GPUs in order, then main memory, then disk."""
     from accelerate.utils import get_max_memory
 
-    found = {device: int(free * (1 - HEADROOM)) for device, free in get_max_memory().items()}
-    return {**found, "disk": 1 << 62}
+    memory = {device: int(free * (1 - HEADROOM)) for device, free in get_max_memory().items()}
+    return {**memory, "disk": 1 << 62}
 
 
-def layout(model: NVILA, dtype: torch.dtype | None, memory: Mapping[Device, int | str]) -> dict[str, Device]:
+def device_map(model: NVILA, dtype: torch.dtype | None, memory: Mapping[Device, int | str]) -> dict[str, Device]:
     """Module → device: the fixed parts on the first device, each layer on the first that has room.
 
     `model` may be on the meta device. `memory`: bytes, or accelerate's `20GiB`, by device in the order of preference.
@@ -45,7 +45,7 @@ def layout(model: NVILA, dtype: torch.dtype | None, memory: Mapping[Device, int 
 
     room = {device: int(convert_file_size_to_int(size)) for device, size in memory.items()}
     first = next(iter(room))
-    sizes = {name: _bytes(model.get_submodule(name), dtype) for name in FIXED}
+    sizes = {name: _bytes(model.get_submodule(name), dtype) for name in FIXED_MODULES}
     if model.config.llm.get("tie_word_embeddings"):
         sizes["llm.lm_head"] = 0
     room[first] -= sum(sizes.values())
@@ -54,48 +54,48 @@ def layout(model: NVILA, dtype: torch.dtype | None, memory: Mapping[Device, int 
             f"device {first} lacks {-room[first] / 1e9:.1f} GB for the parts that must be together (tower, projector, "
             "embeddings, head): take a larger one"
         )
-    placed: dict[str, Device] = dict.fromkeys(FIXED, first)
+    result: dict[str, Device] = dict.fromkeys(FIXED_MODULES, first)
     devices = iter(room)
     here = next(devices)
     for number, layer in enumerate(model.llm.model.layers):
         size = _bytes(layer, dtype)
         while room[here] < size:
-            following = next(devices, None)
-            if following is None:
+            next_device = next(devices, None)
+            if next_device is None:
                 raise UserError(f"layer {number} fits on none of {', '.join(map(str, room))}: give more memory")
-            here = following
+            here = next_device
         room[here] -= size
-        placed[f"{LAYERS}{number}"] = here
-    return placed
+        result[f"{LAYERS}{number}"] = here
+    return result
 
 
 def _bytes(module: torch.nn.Module, dtype: torch.dtype | None) -> int:
     return sum(p.numel() * (dtype.itemsize if dtype else p.element_size()) for p in module.parameters())
 
 
-def device_of(name: str, placed: Mapping[str, Device]) -> Device:
+def device_of(name: str, devices: Mapping[str, Device]) -> Device:
     """Where a parameter is kept; its module is a key of `placed`."""
-    return next(device for module, device in placed.items() if name == module or name.startswith(f"{module}."))
+    return next(device for module, device in devices.items() if name == module or name.startswith(f"{module}."))
 
 
-def dispatch(model: NVILA, placed: Mapping[str, Device], on_disk: Mapping[str, Mapping[str, Any]]) -> None:
+def dispatch(model: NVILA, devices: Mapping[str, Device], on_disk: Mapping[str, Mapping[str, Any]]) -> None:
     """Attach accelerate's hooks; `on_disk` says from which file and under which name a parameter is read.
 
     Parameters on disk stay in the checkpoint's own files and are read whenever their layer runs.
     """
     from accelerate import dispatch_model
 
-    dispatch_model(model, device_map=dict(placed), offload_index=dict(on_disk) or None, force_hooks=True)
+    dispatch_model(model, device_map=dict(devices), offload_index=dict(on_disk) or None, force_hooks=True)
 
 
-def stored(name: str, file: Path, flat: bool, dtype: torch.dtype) -> dict[str, Any]:
+def disk_entry(name: str, file: Path, flat: bool, dtype: torch.dtype) -> dict[str, Any]:
     """accelerate's entry for a parameter of a layer that stays in its file."""
     key = name if flat else name.removeprefix("llm.")
     return {"safetensors_file": str(file), "weight_name": key, "dtype": str(dtype).removeprefix("torch.")}
 
 
-def device_for(needed: int, free: Sequence[int]) -> str:
+def device_for(weight_bytes: int, free_bytes: Sequence[int]) -> str:
     """Where weights of `needed` bytes go, with `free` bytes on each GPU: `cpu`, `cuda`, or `auto` (spread)."""
-    if not free:
+    if not free_bytes:
         return "cpu"
-    return "cuda" if needed <= free[0] * (1 - HEADROOM) else "auto"
+    return "cuda" if weight_bytes <= free_bytes[0] * (1 - HEADROOM) else "auto"

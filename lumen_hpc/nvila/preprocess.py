@@ -67,9 +67,9 @@ def preprocess_images(
     """
     tiles, blocks, per_picture = [], [], []
     for place, picture in enumerate(pictures):
-        width, height, resize = _opened(picture, place, exact)
-        cut, picture_blocks = _cut_picture(width, height, config, resize, single_tile)
-        tiles.append(cut)
+        width, height, resize = _open_resizable(picture, place, exact)
+        picture_tiles, picture_blocks = _cut_picture(width, height, config, resize, single_tile)
+        tiles.append(picture_tiles)
         blocks += picture_blocks
         per_picture.append(len(picture_blocks))
     size = config.image_size
@@ -90,53 +90,53 @@ def join_tiles(tiles: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([part.expand(-1, channels, -1, -1) for part in tiles])
 
 
-def identity(picture: Picture) -> object:
+def picture_key(picture: Picture) -> object:
     """Equal for pictures that are the same: a path's text, or which object it is (for as long as it is kept)."""
     return str(picture) if isinstance(picture, str | Path) else id(picture)
 
 
 def open_picture(picture: Picture, place: int = 0) -> Image.Image:
     """A picture as a PIL image of mode L (one grey channel) or RGB."""
-    where = str(picture) if isinstance(picture, str | Path) else f"image {place}"
+    name = str(picture) if isinstance(picture, str | Path) else f"image {place}"
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
             raise UserError(
-                f"{where}: array of {picture.dtype} {picture.shape}; give uint8 [H, W] or [H, W, 3] "
+                f"{name}: array of {picture.dtype} {picture.shape}; give uint8 [H, W] or [H, W, 3] "
                 "(scale a DICOM's wider grey levels to 0..255 first)"
             )
         picture = Image.fromarray(picture)
     if not isinstance(picture, str | Path | Image.Image):
-        raise UserError(f"{where}: a {type(picture).__name__} is no picture; give a PIL image, a uint8 array or a path")
-    with _readable(where):
+        raise UserError(f"{name}: a {type(picture).__name__} is no picture; give a PIL image, a uint8 array or a path")
+    with _named_error(name):
         image = picture if isinstance(picture, Image.Image) else Image.open(picture)
         image.load()  # decodes here, where an error can be named
     if 0 in image.size:
-        raise UserError(f"{where}: an empty picture of {image.width} x {image.height} px")
+        raise UserError(f"{name}: an empty picture of {image.width} x {image.height} px")
     if image.mode.startswith(("I", "F")):
-        raise UserError(f"{where}: more than 8 bits a pixel (mode {image.mode}); scale it to 0..255 first")
-    with _readable(where):
+        raise UserError(f"{name}: more than 8 bits a pixel (mode {image.mode}); scale it to 0..255 first")
+    with _named_error(name):
         image = image if image.mode in ("L", "RGB") else image.convert("RGB")
     return image
 
 
 @contextmanager
-def _readable(where: str) -> Iterator[None]:
+def _named_error(name: str) -> Iterator[None]:
     """Names the picture that Pillow cannot decode; a file's reader raises ValueError too."""
     try:
         yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: cannot be read as an image ({error})") from None
+        raise UserError(f"{name}: cannot be read as an image ({error})") from None
 
 
-def _opened(picture: Picture, place: int, exact: bool) -> tuple[int, int, Resize]:
+def _open_resizable(picture: Picture, place: int, exact: bool) -> tuple[int, int, Resize]:
     """Width and height [px] of a picture, and what resizes it; arguments as for `preprocess_images`."""
     if isinstance(picture, Blank):
-        return picture.width, picture.height, _black
+        return picture.width, picture.height, _resize_blank
     if not exact and (grey := _grey_jpeg(picture)) is not None:
-        return grey.shape[1], grey.shape[0], _fast(grey)
+        return grey.shape[1], grey.shape[0], _fast_resize(grey)
     image = open_picture(picture, place)
     fast = not exact and image.mode == "L"
-    return *image.size, _fast(np.asarray(image)) if fast else _exact(image)
+    return *image.size, _fast_resize(np.asarray(image)) if fast else _exact_resize(image)
 
 
 def _cut_picture(
@@ -213,12 +213,12 @@ def _grid_tiles(rows: int, columns: int, size: int, resize: Resize) -> torch.Ten
     return grid.permute(0, 2, 4, 1, 3).reshape(rows * columns, channels, size, size)
 
 
-def _black(width: int, height: int) -> torch.Tensor:
+def _resize_blank(width: int, height: int) -> torch.Tensor:
     """A blank, resized: one number that stands for all of its pixels."""
     return torch.zeros(1, 1, 1, dtype=torch.uint8).expand(height, width, 1)
 
 
-def _exact(image: Image.Image) -> Resize:
+def _exact_resize(image: Image.Image) -> Resize:
     """PIL's bicubic."""
 
     def resize(width: int, height: int) -> torch.Tensor:
@@ -245,7 +245,7 @@ def _grey_jpeg(picture: Picture) -> np.ndarray | None:
     return None
 
 
-def _fast(grey: np.ndarray) -> Resize:
+def _fast_resize(grey: np.ndarray) -> Resize:
     """torch's antialiased uint8 bicubic for a grey picture [H, W], its two passes in PIL's order.
 
     Its vector code needs pixels of four channels. A pass along one axis treats the other's places independently, so
@@ -254,13 +254,13 @@ def _fast(grey: np.ndarray) -> Resize:
     """
     import cv2
 
-    turned = cv2.transpose(grey)
+    transposed = cv2.transpose(grey)
 
     def resize(width: int, height: int) -> torch.Tensor:
         if _height_first(grey.shape[1], grey.shape[0], width, height):
-            pixels = cv2.transpose(_resize_rows(cv2.transpose(_resize_rows(cv2.transpose(turned), height)), width))
+            pixels = cv2.transpose(_resize_rows(cv2.transpose(_resize_rows(cv2.transpose(transposed), height)), width))
         else:
-            pixels = _resize_rows(cv2.transpose(_resize_rows(turned, width)), height)
+            pixels = _resize_rows(cv2.transpose(_resize_rows(transposed, width)), height)
         return torch.from_numpy(pixels).unsqueeze(-1)
 
     return resize

@@ -39,12 +39,17 @@ class Projector(nn.Module):
     def __init__(self, config: NVILAConfig) -> None:
         super().__init__()
         r, width, out = config.downsample, config.mm_hidden_size, config.hidden_size
-        joined = r * r * width
-        layers: list[nn.Module] = [SpaceToDepth(r), nn.LayerNorm(joined)]
+        joined_width = r * r * width
+        layers: list[nn.Module] = [SpaceToDepth(r), nn.LayerNorm(joined_width)]
         if r == 2:
-            layers += [nn.Linear(joined, out)]
+            layers += [nn.Linear(joined_width, out)]
         else:
-            layers += [nn.Linear(joined, 3 * width), nn.GELU(), nn.LayerNorm(3 * width), nn.Linear(3 * width, out)]
+            layers += [
+                nn.Linear(joined_width, 3 * width),
+                nn.GELU(),
+                nn.LayerNorm(3 * width),
+                nn.Linear(3 * width, out),
+            ]
         self.layers = nn.Sequential(*layers, nn.GELU(), nn.Linear(out, out))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

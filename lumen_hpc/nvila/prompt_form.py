@@ -33,9 +33,9 @@ class PromptForm:
     """Lines of the clinical state follow each picture (`instruct.clinical`)."""
 
     @classmethod
-    def trained(cls, **more: bool) -> PromptForm:
+    def trained(cls, **parts: bool) -> PromptForm:
         """The form of every training here; `more`: what the instruction settings chose."""
-        return cls(inline=True, image_order="references, then the main image", **more)
+        return cls(inline=True, image_order="references, then the main image", **parts)
 
     @classmethod
     def read(cls, root: Mapping[str, Any]) -> PromptForm:

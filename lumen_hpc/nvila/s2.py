@@ -44,10 +44,10 @@ def join_scales(
     [all output tiles, side², C·scales] and each picture's (rows, columns) of output tiles. Scales are resized to
     the output scale by area averaging in float32. A picture of one tile repeats its map for every scale.
     """
-    scales, joined, grids, start = config.scales, [], [], 0
+    scales, joined_maps, grids, start = config.scales, [], [], 0
     for block in blocks:
         if block is None:
-            joined.append(features[start : start + 1].repeat(1, 1, len(scales)))
+            joined_maps.append(features[start : start + 1].repeat(1, 1, len(scales)))
             grids.append((1, 1))
             start += 1
             continue
@@ -58,9 +58,9 @@ def join_scales(
         size = maps[config.s2_output].shape[-2:]
         resized = [F.interpolate(m.float(), size=size, mode="area").to(m.dtype) for m in maps]
         grids.append(config.output_block(block))
-        joined.append(cut(torch.cat(resized, dim=1), *grids[-1]))
+        joined_maps.append(cut(torch.cat(resized, dim=1), *grids[-1]))
     assert start == len(features), f"{start} tiles are described by the blocks, {len(features)} are given"
-    return torch.cat(joined), grids
+    return torch.cat(joined_maps), grids
 
 
 def flatten(tiles: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

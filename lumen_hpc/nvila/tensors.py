@@ -42,12 +42,14 @@ def weight_files(folder: Path) -> list[Path]:
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise UserError(f"{index}: its weight_map does not give the name of a file for each tensor")
         files = [folder / name for name in sorted(set(names.values()))]
-        if outside := [file for file in files if file.parent != folder]:
-            raise UserError(f"{index} names {outside[0]}, which does not lie beside it")
+        if outside_files := [file for file in files if file.parent != folder]:
+            raise UserError(f"{index} names {outside_files[0]}, which does not lie beside it")
         if not files:
             raise UserError(f"{index} names no files under 'weight_map'")
-        if (whole := folder / "model.safetensors").is_file() and whole not in files:
-            raise UserError(f"{whole} lies beside {index.name}, which does not name it: keep one of the two models")
+        if (single_file := folder / "model.safetensors").is_file() and single_file not in files:
+            raise UserError(
+                f"{single_file} lies beside {index.name}, which does not name it: keep one of the two models"
+            )
     elif (folder / "model.safetensors").is_file() or not any(folder.glob("model-*-of-*.safetensors")):
         files = [folder / "model.safetensors"]
     else:
@@ -66,22 +68,22 @@ def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
     Raises UserError naming the file if it is cut short or no safetensors file.
     """
     size = file.stat().st_size
-    with file.open("rb") as stored:
-        length = int.from_bytes(stored.read(8), "little")
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
         try:
             if not 2 <= length <= min(size - 8, LONGEST_HEADER):
                 raise ValueError("its header does not fit")
-            header = json.loads(stored.read(length))
+            header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
             entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-            ends = 0
+            offset = 0
             for name, entry in entries:
                 begin, end = entry["data_offsets"]
-                if begin != ends or not begin <= end:  # else a small file could stand for terabytes
+                if begin != offset or not begin <= end:  # else a small file could stand for terabytes
                     raise ValueError(f"{name} does not begin where the tensor before it ends")
-                ends = end
-            if 8 + length + ends != size:
-                raise ValueError(f"{size} bytes where its header says {8 + length + ends}")
+                offset = end
+            if 8 + length + offset != size:
+                raise ValueError(f"{size} bytes where its header says {8 + length + offset}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(f"{file} is not a complete safetensors file ({error}): copy it again") from None
         for name, entry in entries:
@@ -90,8 +92,8 @@ def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
             try:
                 begin, end = entry["data_offsets"]
                 raw = torch.empty(end - begin, dtype=torch.uint8)
-                stored.seek(8 + length + begin)
-                stored.readinto(memoryview(raw.numpy()))
+                stream.seek(8 + length + begin)
+                stream.readinto(memoryview(raw.numpy()))
                 tensor = raw.view(_DTYPES[entry["dtype"]]).view(entry["shape"])
             except (RuntimeError, ValueError, TypeError, KeyError):
                 raise UserError(f"{file}: {name} does not fit its header {entry}: copy the file again") from None

@@ -17,7 +17,7 @@ from .config import NVILAConfig
 from .config_files import dump_json
 from .new_config import official_config
 
-SPECIAL = ("<|endoftext|>", START, END, "[BOS]", PAD, SENTINEL, IMAGE, VIDEO)
+SPECIAL_TOKENS = ("<|endoftext|>", START, END, "[BOS]", PAD, SENTINEL, IMAGE, VIDEO)
 """Special tokens in the order of NVILA-8B."""
 _QWEN_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -49,13 +49,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> Tokenizer:
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     backend.train_from_iterator([SYSTEM, "user assistant system", *texts], trainer)
-    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL])
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIAL_TOKENS])
     return Tokenizer(backend)
 
 
 def tokenizer_files(tokenizer: Tokenizer, max_length: int) -> dict[str, bytes]:
     """A tokenizer's files as transformers saves a Qwen2Tokenizer, by their path in a checkpoint."""
-    ids = {name: tokenizer.id(name) for name in SPECIAL}
+    ids = {name: tokenizer.id(name) for name in SPECIAL_TOKENS}
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     settings = {
         "added_tokens_decoder": {str(i): {"content": n, **flags, "special": True} for n, i in ids.items()},

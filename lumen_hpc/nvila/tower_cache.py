@@ -18,15 +18,15 @@ class TowerCache:
     """Features by the tile's pixels, in main memory up to `gb` [GiB]; the least recently used go first."""
 
     def __init__(self, gb: float) -> None:
-        self._kept: RecentlyUsed[torch.Tensor] = RecentlyUsed(gb)
+        self._features: RecentlyUsed[torch.Tensor] = RecentlyUsed(gb)
 
     def of(self, tiles: torch.Tensor, compute: Callable[[int], torch.Tensor]) -> torch.Tensor:
         """[N, patches², C] of uint8 [N, 1 or 3, S, S]; `compute` makes those of the tile at a place."""
-        found: list[torch.Tensor] = []
+        result: list[torch.Tensor] = []
         for place, tile in enumerate(tiles):
             key = sha256(tile.numpy().tobytes()).digest()
-            if (features := self._kept.get(key)) is None:
+            if (features := self._features.get(key)) is None:
                 features = compute(place)
-                self._kept.keep(key, features)
-            found.append(features)
-        return torch.stack(found)
+                self._features.keep(key, features)
+            result.append(features)
+        return torch.stack(result)

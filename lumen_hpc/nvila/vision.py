@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .config import Block, NVILAConfig
-from .group import Alone
+from .group import SingleProcess
 from .preprocess import normalise
 from .s2 import flatten, join_scales
 from .tower_cache import TowerCache
@@ -47,7 +47,7 @@ def tower_hidden(tower: nn.Module, pixels: torch.Tensor, select_layer: int) -> t
     return x
 
 
-def encode(
+def encode_pictures(
     tower: nn.Module,
     projector: nn.Module,
     tiles: torch.Tensor,
@@ -55,7 +55,7 @@ def encode(
     config: NVILAConfig,
     tiles_at_once: int,
     sync_tower_calls: Callable[[int], int],
-    group: Alone | None = None,
+    group: SingleProcess | None = None,
     cache: TowerCache | None = None,
 ) -> Pictures:
     """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block a picture.
@@ -67,9 +67,9 @@ def encode(
     `cache`: of a frozen tower's features, where calls need no agreement.
     """
     weight = next(projector.parameters())
-    group = group or Alone()
-    own = group.own(tiles)
-    pixels = normalise(own.to(weight.device), weight.dtype)
+    group = group or SingleProcess()
+    own_tiles = group.own_part(tiles)
+    pixels = normalise(own_tiles.to(weight.device), weight.dtype)
     own_calls = -(-len(pixels) // tiles_at_once)
     calls = sync_tower_calls(own_calls)
 
@@ -81,17 +81,17 @@ def encode(
     for _ in range(own_calls, calls):
         zero = zero + hidden_of(blank).sum() * 0
     if not own_calls:
-        nothing = pixels.new_zeros(0, config.patches**2, config.mm_hidden_size)
+        no_features = pixels.new_zeros(0, config.patches**2, config.mm_hidden_size)
         if calls:  # a batch of text alone: the projector must run as well
-            zero = projector(nothing.new_zeros(1, *nothing.shape[1:]) + zero).sum() * 0
-        return Pictures([], pixels, nothing, nothing, nothing, zero)
+            zero = projector(no_features.new_zeros(1, *no_features.shape[1:]) + zero).sum() * 0
+        return Pictures([], pixels, no_features, no_features, no_features, zero)
     if cache is None:
         hidden = torch.cat([hidden_of(part) for part in pixels.split(tiles_at_once)])
     else:
-        hidden = cache.of(own, lambda place: hidden_of(pixels[place : place + 1])[0])
-    features = group.joined(hidden, len(tiles))
+        hidden = cache.of(own_tiles, lambda place: hidden_of(pixels[place : place + 1])[0])
+    features = group.join(hidden, len(tiles))
     joined, grids = join_scales(features, blocks, config) if config.s2 else (features, [(1, 1)] * len(features))
-    projected = group.joined(projector(group.own(joined)), len(joined))
+    projected = group.join(projector(group.own_part(joined)), len(joined))
     pictures = projected.split([rows * columns for rows, columns in grids])
     flat = [flatten(picture, *grid) for picture, grid in zip(pictures, grids)]
     return Pictures(flat, pixels, features, joined, projected, zero)

@@ -14,8 +14,8 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.language.vllm_engine import hide_llvmlite, prepare_process
 from lumen_hpc.nvila import chat
 from lumen_hpc.nvila.generate import Answer, first_tokens, line_ends
-from lumen_hpc.nvila.inputs import Preprocessor, pictures_of, turns_of
-from lumen_hpc.nvila.preprocess import identity, open_picture
+from lumen_hpc.nvila.inputs import Preprocessor, record_messages, record_pictures
+from lumen_hpc.nvila.preprocess import open_picture, picture_key
 
 Record = dict[str, Any]
 
@@ -126,8 +126,8 @@ def request(record: Record, preprocessor: Preprocessor, opened: dict[object, Ima
     `opened` keeps the pictures that were read before, by path or identity.
     """
     pictures = []
-    for place, picture in enumerate(pictures_of(record)):
-        key = identity(picture)
+    for place, picture in enumerate(record_pictures(record)):
+        key = picture_key(picture)
         if key not in opened:
             opened[key] = open_picture(picture, place)
         pictures.append(opened[key])
@@ -137,8 +137,8 @@ def request(record: Record, preprocessor: Preprocessor, opened: dict[object, Ima
 
 def prompt_ids(record: Record, preprocessor: Preprocessor) -> list[int]:
     """Token ids of a record's prompt with one `<image>` a picture, whatever the number of its tiles."""
-    one_each = [1] * len(pictures_of(record))
-    turns = turns_of(record, generation=True)
+    one_each = [1] * len(record_pictures(record))
+    turns = record_messages(record, generation=True)
     messages = chat.place_images(turns, one_each, preprocessor.config.aspect, inline=True)
     ids, _ = chat.encode(messages, preprocessor.tokenizer, generation=True)
     return ids.tolist()
@@ -148,5 +148,5 @@ def _by_images(records: Sequence[Record]) -> list[int]:
     """Places of the records, those with the same images together, in the order of their first."""
     groups: dict[tuple, list[int]] = {}
     for place, record in enumerate(records):
-        groups.setdefault(tuple(map(identity, pictures_of(record))), []).append(place)
+        groups.setdefault(tuple(map(picture_key, record_pictures(record))), []).append(place)
     return [place for group in groups.values() for place in group]

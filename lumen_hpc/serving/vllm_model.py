@@ -39,7 +39,7 @@ from lumen_hpc.nvila.config import Block, NVILAConfig
 from lumen_hpc.nvila.inputs import Preprocessor
 from lumen_hpc.nvila.preprocess import join_tiles, placeholders, preprocess_images
 from lumen_hpc.nvila.projector import Projector
-from lumen_hpc.nvila.vision import encode
+from lumen_hpc.nvila.vision import encode_pictures
 
 from .narrow_heads import pad_narrow_heads
 
@@ -208,7 +208,7 @@ class NVILAForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsLoRA)
         blocks: list[Block] = [tuple(block) if block[0] > 0 else None for block in inputs["block"].tolist()]
         if self.nvila.aspect == "dynamic":  # a picture's tiles are placeholders of their own
             blocks = [None] * sum(counts)
-        pictures = encode(
+        pictures = encode_pictures(
             self.vision_tower,
             self.mm_projector,
             join_tiles(tiles),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import NVILA, Batch, layers
-from lumen_hpc.nvila.group import Alone
+from lumen_hpc.nvila.group import SingleProcess
 from lumen_hpc.nvila.tower_cache import TowerCache
 from lumen_hpc.training import adapters
 from lumen_hpc.training.accelerator import deepspeed
@@ -31,7 +31,7 @@ class Learner(torch.nn.Module):
     official code, and are saved as they were.
     """
 
-    def __init__(self, model: NVILA, train: schema.Train, *, seed: int = 0, group: Alone | None = None) -> None:
+    def __init__(self, model: NVILA, train: schema.Train, *, seed: int = 0, group: SingleProcess | None = None) -> None:
         """`train` with no `auto` about memory left (`sizing.resolve`); `seed`: of new adapters; `group`: ranks that
         compute each micro-batch together.
 
@@ -86,12 +86,12 @@ class Learner(torch.nn.Module):
         group = model.group
         self._log_new_length(batch)
         embeds, _ = model.embed(batch)
-        plan = group.plan(model.attention_plan(batch))
-        places = batch.predictors - group.start(batch.token_ids.shape[1])
+        plan = group.attention_plan(model.attention_plan(batch))
+        places = batch.predictors - group.first_position(batch.token_ids.shape[1])
         predicts_nothing = not len(places)
         if predicts_nothing:  # yet every weight must take part as on the other ranks
             places = torch.zeros(1, dtype=torch.int64, device=places.device)
-        hidden = model.decode(group.own(embeds, 1), group.own(batch.position_ids, 1), plan, places)
+        hidden = model.decode(group.own_part(embeds, 1), group.own_part(batch.position_ids, 1), plan, places)
         logits = model.llm.lm_head(hidden).float()
         if predicts_nothing:
             return logits.sum(-1)[:0]

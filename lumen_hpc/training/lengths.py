@@ -82,7 +82,7 @@ def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measu
             messages = place_images(
                 record["conversations"], list(map(len, counts)), preprocessor.config.aspect, inline=True
             )
-            messages = tokenizer.plain(messages)
+            messages = tokenizer.escape_controls(messages)
             text, spans = render(messages, generation=False)
             question = messages[0]["value"].strip()
             end = text.index(question) + len(question.rpartition("\n")[0])  # of what questions can share

@@ -17,7 +17,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import Batch, Preprocessor, Sample, pack
 from lumen_hpc.nvila.chat import IGNORE
 from lumen_hpc.nvila.generate import line_ends
-from lumen_hpc.nvila.group import Alone
+from lumen_hpc.nvila.group import SingleProcess
 from lumen_hpc.nvila.preprocess import Blank, tile_count
 from lumen_hpc.recently_used import RecentlyUsed
 from lumen_hpc.training.layout import SharedSequence
@@ -98,12 +98,12 @@ class Batcher:
         pictures: Pictures,
         *,
         multiple: int = 1,
-        group: Alone | None = None,
+        group: SingleProcess | None = None,
     ) -> None:
         """`multiple`: rows are padded to one of it, so that compiled layers meet few lengths. `group`: ranks that
         compute each micro-batch together: this one's has only the supervised tokens that its positions predict, and
         reads only the pictures of which it computes a tile; the others are black."""
-        self._group = group or Alone()
+        self._group = group or SingleProcess()
         self._multiple = lcm(multiple, self._group.size)
         self._records, self._index, self._preprocessor = records, index, preprocessor
         self._pictures = pictures

@@ -20,10 +20,10 @@ import torch.distributed as dist
 from lumen_hpc.distributed import COLLECTIVE_S, Ranks, gather_json
 from lumen_hpc.nvila import Batch
 from lumen_hpc.nvila.attention import Plan
-from lumen_hpc.nvila.group import Alone
+from lumen_hpc.nvila.group import SingleProcess
 
 
-class Group(Alone):
+class Group(SingleProcess):
     """The ranks that compute a micro-batch together, as this rank sees them."""
 
     def __init__(self, size: int, rank: int, name: str) -> None:
@@ -34,27 +34,27 @@ class Group(Alone):
         each = -(-count // self.size)
         return range(count)[self.rank * each : (self.rank + 1) * each]
 
-    def own(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    def own_part(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
         rows = self.own_range(x.shape[dim])
         part = x.narrow(dim, rows.start, len(rows))
         padding_shape = list(x.shape)
         padding_shape[dim] = -(-x.shape[dim] // self.size) - len(rows)
         return torch.cat([part, x.new_zeros(padding_shape)], dim) if padding_shape[dim] else part
 
-    def joined(self, part: torch.Tensor, count: int) -> torch.Tensor:
+    def join(self, part: torch.Tensor, count: int) -> torch.Tensor:
         return _Gather.apply(part, self.size, self.name)[:count]
 
-    def plan(self, plan: Plan) -> Plan:
+    def attention_plan(self, plan: Plan) -> Plan:
         return SharedPlan(plan, self.size, self.name)
 
-    def start(self, length: int) -> int:
+    def first_position(self, length: int) -> int:
         return self.rank * (length // self.size)
 
 
-def make_group(size: int, ranks: Ranks) -> Alone:
+def make_group(size: int, ranks: Ranks) -> SingleProcess:
     """The group of this rank where `size` neighbours compute together; all ranks call it."""
     if size == 1:
-        return Alone()
+        return SingleProcess()
     groups = [list(range(first, first + size)) for first in range(0, ranks.world_size, size)]
     own, _ = dist.new_subgroups_by_enumeration(groups, timeout=timedelta(seconds=COLLECTIVE_S))
     return Group(size, ranks.rank % size, own.group_name)
@@ -72,11 +72,11 @@ def node_crossing(size: int) -> str:
     return ""
 
 
-def take_own_tokens(batch: Batch, group: Alone) -> tuple[Batch, torch.Tensor, int]:
+def take_own_tokens(batch: Batch, group: SingleProcess) -> tuple[Batch, torch.Tensor, int]:
     """A packed batch that supervises only what this rank's positions predict; bool [supervised tokens], which of the
     batch's these are; and the tokens at its positions, padding left out."""
     each = batch.token_ids.shape[1] // group.size
-    start = group.start(batch.token_ids.shape[1])
+    start = group.first_position(batch.token_ids.shape[1])
     predictors = batch.predictors
     is_own = (predictors >= start) & (predictors < start + each)
     return replace(batch, learned=batch.learned[is_own]), is_own, min(max(batch.tokens - start, 0), each)

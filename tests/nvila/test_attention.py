@@ -3,7 +3,7 @@ import torch
 
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila import block_mask
-from lumen_hpc.nvila.attention import Span, SpanPlan, VarlenIndex, check_kernel, plan, spans_varlen
+from lumen_hpc.nvila.attention import Span, SpanPlan, VarlenIndex, plan, resolve_kernel, spans_varlen
 from lumen_hpc.nvila.block_mask import BLOCK, block_mask_plan
 
 SPANS = [Span(0, 0, 5), Span(0, 5, 7, (0, 5)), Span(0, 7, 10, (0, 5)), Span(1, 0, 4), Span(1, 6, 9)]
@@ -61,11 +61,11 @@ def test_one_call_of_flash_attention_covers_all_spans(qkv):
 
 def test_a_kernel_that_cannot_run_here_is_refused():
     with pytest.raises(UserError, match="'fast'"):
-        check_kernel("fast")
+        resolve_kernel("fast")
     if not torch.cuda.is_available():
-        assert check_kernel("auto") == "sdpa"
+        assert resolve_kernel("auto") == "sdpa"
         with pytest.raises(UserError, match="needs flash-attn"):
-            check_kernel("flash")
+            resolve_kernel("flash")
 
 
 LONG = [Span(0, 0, 200), Span(0, 200, 290, (0, 200)), Span(0, 290, 600, (0, 200)), Span(0, 600, 601), Span(1, 3, 400)]

@@ -98,15 +98,15 @@ def _used(function, version) -> bool:
 )
 def test_the_fastest_version_for_the_gpu_is_taken(gpu, modules, major, version):
     assert _used(gpu(*modules, major=major), version)
-    assert attention.check_kernel("auto") == attention.check_kernel("flash") == "flash"
+    assert attention.resolve_kernel("auto") == attention.resolve_kernel("flash") == "flash"
 
 
 @pytest.mark.parametrize(("modules", "major"), [([], 9), (["flash_attn.cute"], 8), (["flash_attn"], 7)])
 def test_without_a_version_for_the_gpu_it_is_sdpa(gpu, modules, major):
     assert gpu(*modules, major=major) is None
-    assert attention.check_kernel("auto") == "sdpa"
+    assert attention.resolve_kernel("auto") == "sdpa"
     with pytest.raises(UserError, match="needs flash-attn"):
-        attention.check_kernel("flash")
+        attention.resolve_kernel("flash")
 
 
 def _raises(*_, **__):
@@ -130,7 +130,7 @@ def test_one_call_equals_the_spans_in_value_and_gradient(version):
     index = attention.VarlenIndex.of(SPANS, LENGTH, torch.device("cpu"))
     for run in (
         lambda *qkv: attention.SpanPlan(SPANS, "eager").attend(0, *qkv, 0.3),
-        lambda *qkv: attention.spans_varlen(index, *qkv, 0.3, flash._called_alike(version)),
+        lambda *qkv: attention.spans_varlen(index, *qkv, 0.3, flash._with_uniform_call(version)),
     ):
         torch.manual_seed(1)
         qkv = [torch.randn(2, heads, LENGTH, 8, requires_grad=True) for heads in (4, 2, 2)]
@@ -148,7 +148,7 @@ def test_a_model_learns_through_it_as_through_sdpa_and_indexes_a_batch_once(gpu,
     found = {}
     for kernel in ("sdpa", "flash"):
         model = make_family("resize").to(torch.bfloat16).train()
-        model.kernel = attention.check_kernel(kernel)
+        model.kernel = attention.resolve_kernel(kernel)
         model.prepare_layers("full")
         samples = model.preprocess(records).samples
         loss = model(nvila.pack([samples[:2], samples[2:3], samples[3:]])).loss

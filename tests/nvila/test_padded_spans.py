@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lumen_hpc.nvila.attention import SpanPlan
-from lumen_hpc.nvila.padded_spans import LIKE, PaddedBatches
+from lumen_hpc.nvila.padded_spans import MAX_AREA_RATIO, PaddedBatches
 from lumen_hpc.nvila.spans import Span
 
 GROUPS = [
@@ -57,7 +57,7 @@ def test_one_gather_of_queries_keys_and_values_serves_all_calls():
 @pytest.mark.parametrize(("longest", "calls"), [(11, 1), (12, 2), (30, 2)])
 def test_padding_is_bounded(longest, calls):
     spans = [Span(0, 10 * n, 10 * n + 10) for n in range(5)] + [Span(0, 50, 50 + longest)]
-    assert (longest / 10) ** 2 <= LIKE or calls == 2
+    assert (longest / 10) ** 2 <= MAX_AREA_RATIO or calls == 2
     assert len(PaddedBatches.of(spans, 1, 100).batches) == calls
 
 

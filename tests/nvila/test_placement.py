@@ -22,7 +22,7 @@ def folder(request, tmp_path):
 def _memory(folder, layers_in_memory: float, dtype=torch.float32) -> dict:
     """Room for the fixed parts and so many layers, and a disk without limit."""
     model = nvila.load(folder)
-    fixed = sum(placement._bytes(model.get_submodule(name), dtype) for name in placement.FIXED)
+    fixed = sum(placement._bytes(model.get_submodule(name), dtype) for name in placement.FIXED_MODULES)
     layer = placement._bytes(model.llm.model.layers[0], dtype)
     return {"cpu": int(fixed + layers_in_memory * layer), "disk": 10**12}
 
@@ -56,11 +56,11 @@ def test_the_flat_layout_is_read_from_its_own_files(folder, records, tmp_path):
 
 def test_several_gpus_take_the_layers_in_order(folder):
     model = nvila.load(folder)
-    fixed = sum(placement._bytes(model.get_submodule(name), torch.bfloat16) for name in placement.FIXED)
+    fixed = sum(placement._bytes(model.get_submodule(name), torch.bfloat16) for name in placement.FIXED_MODULES)
     layer = placement._bytes(model.llm.model.layers[0], torch.bfloat16)
-    placed = placement.layout(model, torch.bfloat16, {0: fixed + layer, 1: layer, "cpu": layer, "disk": "1GiB"})
+    placed = placement.device_map(model, torch.bfloat16, {0: fixed + layer, 1: layer, "cpu": layer, "disk": "1GiB"})
     assert [placed[f"{placement.LAYERS}{number}"] for number in range(4)] == [0, 1, "cpu", "disk"]
-    assert {placed[name] for name in placement.FIXED} == {0}
+    assert {placed[name] for name in placement.FIXED_MODULES} == {0}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_memory_is_bounded_and_what_was_used_last_stays():
         tower = Tower(TILES[chosen])
         assert cache.of(tower.tiles, tower)[:, 0, 0].tolist() == chosen  # also where none of them could stay
         assert tower.calls == computed
-        assert sum(kept.untyped_storage().nbytes() for kept in cache._kept.values()) <= 3 * 1024
+        assert sum(kept.untyped_storage().nbytes() for kept in cache._features.values()) <= 3 * 1024
 
 
 def test_a_call_of_more_than_fits_is_whole():

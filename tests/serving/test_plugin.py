@@ -90,7 +90,7 @@ def test_the_chat_template_writes_the_native_prompt(folders, family, content, va
         if instruction:
             messages = [{"from": "system", "value": instruction}, *messages]
             asked = [{"role": "system", "content": instruction}, *asked]
-        expected, _ = chat.render(tokenizer.plain(messages), generation=True)
+        expected, _ = chat.render(tokenizer.escape_controls(messages), generation=True)
         assert template(asked, tokenize=False, add_generation_prompt=True) == expected
 
 

@@ -93,7 +93,7 @@ def test_a_second_call_reads_what_the_first_wrote_unless_the_records_changed(dat
 
 def one_by_one(record, prepare):
     """Tokens by the encoding's own list of offsets: what can be shared, the others, those of answers."""
-    messages = prepare.tokenizer.plain(
+    messages = prepare.tokenizer.escape_controls(
         chat.place_images(record["conversations"], [1] * len(record["images"]), "", True)
     )
     ids, labels = chat.encode(messages, prepare.tokenizer)

@@ -18,7 +18,7 @@ from lumen_hpc.data.records import Records, write_jsonl
 from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import MODELS
-from lumen_hpc.nvila.group import Alone
+from lumen_hpc.nvila.group import SingleProcess
 from lumen_hpc.nvila.preprocess import normalise
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training import record_index, sequence_parallel
@@ -128,7 +128,7 @@ def test_every_supervised_token_and_every_tile_is_one_rank_s(size: int) -> None:
     assert sum(mine.int() for _, mine, _ in parts).tolist() == [1] * batch.supervised
     assert sum(tokens for _, _, tokens in parts) == batch.tokens < batch.token_ids.numel()
     assert (min(part.supervised for part, _, _ in parts) == 0) == (size == 4), "a rank may have nothing to predict"
-    tiles = torch.cat([group.own(batch.tiles) for group in groups])
+    tiles = torch.cat([group.own_part(batch.tiles) for group in groups])
     assert torch.equal(tiles[:3], batch.tiles) and not tiles[3:].any() and len(tiles) == 4
 
 
@@ -147,15 +147,15 @@ def test_a_rank_reads_only_the_pictures_of_which_it_computes_a_tile(tmp_path: Pa
     files = {path for row in rows for path in row["images"]}
     read: dict[int, set[str]] = {}
 
-    def tiles(group: Alone) -> torch.Tensor:
+    def tiles(group: SingleProcess) -> torch.Tensor:
         pictures = Pictures()
         monitored = read.setdefault(group.rank, set())
         pictures.open = lambda path: monitored.add(path) or Pictures.open(pictures, path)  # type: ignore[method-assign]
-        return normalise(group.own(Batcher(rows, index, prepare, pictures, group=group).build(packed).batch.tiles))
+        return normalise(group.own_part(Batcher(rows, index, prepare, pictures, group=group).build(packed).batch.tiles))
 
     parts = torch.cat([tiles(Group(size, rank, "unused")) for rank in range(size)])
     assert set().union(*read.values()) == files and all(len(of_rank) < len(files) for of_rank in read.values())
-    whole = tiles(Alone())
+    whole = tiles(SingleProcess())
     assert read[0] == files
     assert torch.equal(parts[: len(whole)], whole)
 
