@@ -94,7 +94,8 @@ def _fitting_weights(folder: Path, model: NVILA, dtype: torch.dtype | None) -> I
         if dtype is None and tensor.dtype != first_stored[0]:
             raise UserError(
                 f"{file}: {name} is stored as {_dtype_name(tensor.dtype)}, "
-                f"{first_stored[1]} holds {_dtype_name(first_stored[0])}; hint: load with one dtype, as in dtype=torch.bfloat16"
+                f"{first_stored[1]} holds {_dtype_name(first_stored[0])}; hint: load with one dtype, "
+                "as in dtype=torch.bfloat16"
             )
         if not torch.isfinite(tensor.sum(dtype=torch.float32)):
             raise UserError(f"{file}: {name} holds values that are no numbers (NaN or infinity): copy it again")

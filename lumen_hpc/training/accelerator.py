@@ -26,10 +26,10 @@ from deepspeed.utils import zero_to_fp32  # noqa: E402
 from deepspeed.utils.tensor_fragment import fragment_address  # noqa: E402
 
 if NAME == "cpu":
-    # Else DeepSpeed compiles C++ for most of a minute, for a shared-memory all-reduce that gloo does as well here.
+    # Otherwise DeepSpeed compiles C++ for most of a minute, for a shared-memory all-reduce no faster here than gloo's.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
-# Else every rank imports torch's compiler at its start, for an optimizer that is not used here: a fifth of a start.
+# Otherwise every rank imports torch's compiler, for an optimizer that is not used here: a fifth of the start's time.
 with (
     contextlib.suppress(ImportError, AttributeError),  # another version of DeepSpeed
     patch.object(deepspeed.runtime.compiler, "compile", lambda *_, **__: lambda function: function),

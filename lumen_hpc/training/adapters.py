@@ -1,8 +1,8 @@
-"""LoRA adapters: low-rank updates of linear layers learn, the base stays (through `peft`, arXiv 2106.09685).
+"""LoRA adapters: low-rank updates of linear layers are trained, the base is frozen (through `peft`, arXiv 2106.09685).
 
-An 8 B model's optimizer state needs several GPUs; its adapters need one. `train.tune` chooses the parts that get
-adapters. Checkpoints hold adapters and their optimizer state alone; the export merges them into the official layout
-and writes them once more as peft reads them.
+An 8 B model's optimizer state needs several GPUs; that of its adapters needs one. `train.tune` names the parts that get
+adapters. Checkpoints hold only adapters and their optimizer state; the export merges them into the official layout
+and also writes them in peft's.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def target_names(model: NVILA, train: schema.Train) -> list[str]:
 
 
 def inject(model: NVILA, train: schema.Train, seed: int) -> None:
-    """Put adapters into the model; they alone learn. Their first values follow from `seed`; they change no output.
+    """Put adapters into the model; only they are trained. `seed` determines their first values, which change no output.
 
-    The layers under them are quantised first where `train.adapter.base_bits` is 8 or 4.
+    The layers under them are quantised first if `train.adapter.base_bits` is 8 or 4.
     """
     names = target_names(model, train)
     if train.adapter.base_bits < 16:
@@ -90,9 +90,9 @@ def split(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor],
 def merge(
     base: Mapping[str, torch.Tensor], factors: Mapping[str, Mapping[str, torch.Tensor]], scale: float, bits: int = 16
 ) -> dict[str, torch.Tensor]:
-    """The base's tensors with every adapter added: W + scale·B·A, computed in float32, in the base's format.
+    """The base's tensors with every adapter added: W + scale·B·A, computed in float32, in the base's dtype.
 
-    `bits`: what W is rounded to first, for adapters that learned over a quantised base.
+    `bits`: W is first rounded to so many, for adapters that were trained over a quantised base.
     """
     tensors = dict(base)
     for layer, pair in factors.items():

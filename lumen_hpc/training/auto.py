@@ -1,4 +1,4 @@
-"""The settings of a training that are `auto`, decided on its GPUs, alike on all ranks (`Auto`)."""
+"""Resolves the settings of a training that are `auto`, on its GPUs and equally on all ranks."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ log = logging.getLogger(__name__)
 
 
 class Auto:
-    """Decides in the order in which a training learns what it needs: GPU memory, the compiler, the records."""
+    """Resolves them in the order in which a training learns what it needs: GPU memory, the compiler, the records."""
 
     def __init__(self, settings: schema.Train, base: Path, out: Path, ranks: Ranks) -> None:
-        """`asked`: the settings as given; `base`: folder of the pretrained NVILA; `out`: folder of the training."""
+        """`settings`: as the user gave them; `base`: folder of the pretrained NVILA; `out`: folder of the training."""
         self._settings, self._base, self._out, self._ranks = settings, base, out, ranks
         self._sizes = Sizes.read(base)
         gpu = torch.cuda.get_device_properties(ranks.local_rank) if torch.cuda.is_available() else None
         self._memory_gb = gpu.total_memory / 1e9 if gpu is not None else 0.0
 
     def resolve_memory(self) -> schema.Train:
-        """The settings with every `auto` about memory decided by this GPU; a begun training keeps its ZeRO stage."""
+        """The settings with every `auto` about memory resolved for this GPU; a begun training keeps its ZeRO stage."""
         train = self._settings
         if train.zero == "auto" and (self._out / "training.json").is_file():
             initial_stage = json.loads((self._out / "training.json").read_text()).get("train.zero")
@@ -49,7 +49,7 @@ class Auto:
         return sizing.resolve(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
 
     def resolve_compiled(self, train: schema.Train, beat: Beat) -> schema.Train:
-        """The settings with `train.compiled=auto` decided: plain layers where one rank cannot compile."""
+        """The settings with `train.compiled=auto` resolved: plain layers if any rank cannot compile."""
         if train.compiled == "auto":
             beat("trying the compiler")
             reasons = [reason for reason in gather_json(self._reason_for_plain_layers(train)) if reason]
@@ -63,10 +63,10 @@ class Auto:
         return train
 
     def resolve_sequence_parallel(self, train: schema.Train, index: RecordIndex, seed: int) -> schema.Train:
-        """The settings with `train.sequence_parallel=auto` decided by the layout of the records, alike at every start.
+        """The settings with `train.sequence_parallel=auto` resolved from the records' layout, equally at every start.
 
-        Activations then take less memory, so an `auto` that was asked for about recomputation is decided again. Raises
-        UserError for a number that does not fit the ranks or the model.
+        Activations then take less memory, so `auto` for recomputation is resolved again. Raises UserError for a number
+        that does not fit the ranks or the model.
         """
         ranks, group_size = self._ranks, train.ranks_a_micro_batch
         if train.sequence_parallel == "auto" and torch.cuda.is_available():
@@ -90,17 +90,17 @@ class Auto:
             resolved = self._resolve(dataclasses.replace(self._settings, zero=train.zero, sequence_parallel=group_size))
             train = dataclasses.replace(train, checkpointing=resolved.checkpointing, node_shards=resolved.node_shards)
             if ranks.first:
-                log.info("train.sequence_parallel=%d: so many ranks compute each micro-batch together", group_size)
+                log.info("train.sequence_parallel=%d: that many ranks compute each micro-batch together", group_size)
         return train
 
     def require_fit(self, train: schema.Train) -> None:
-        """Raises UserError, with settings that would fit, where the plan of these exceeds the GPU's memory."""
+        """Raises UserError, with settings that would fit, if by the plan these exceed the GPU's memory."""
         ranks = self._ranks
         if self._memory_gb:
             sizing.check_fit(train, ranks.world_size, self._memory_gb, nodes=ranks.nodes, sizes=self._sizes)
 
     def _reason_for_plain_layers(self, train: schema.Train) -> str:
-        """Why this rank does not compile layers; empty where a trial went well."""
+        """Why this rank does not compile layers; empty if a trial succeeded."""
         if train.quantised:
             return f"train.adapter.base_bits={train.adapter.base_bits}"
         if train.adapter.kind != "none" and train.zero == 3:

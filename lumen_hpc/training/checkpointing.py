@@ -1,8 +1,8 @@
 """Checkpoints that are either complete or absent, written while training continues.
 
 `checkpoints/step-000400/` appears by one rename after every rank's files are on disk, and holds `COMPLETE.json`:
-the step, what the run was, each file's length and SHA-256, and its own. A folder without the marker, or with a file
-that does not match it, is skipped with a warning and the previous one is used.
+the step, the run's fingerprint, each file's length and SHA-256, and its own SHA-256. A folder without the marker, or
+with a file that does not match it, is skipped with a warning, and the previous one is used.
 
 DeepSpeed writes its own layout through `StagedWriter`, so its tools (zero_to_fp32, ds_to_universal) read ours.
 """
@@ -41,6 +41,7 @@ from lumen_hpc.watchdog import Beat
 CheckpointEngine: Any = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
 log = logging.getLogger(__name__)
 GRACE_S = 60.0
+"""How long rank 0 waits for the other ranks' files once this rank has failed."""
 TAG = "deepspeed"
 """DeepSpeed's folder inside a checkpoint."""
 
@@ -54,13 +55,13 @@ class Checkpoint:
     """Optimizer steps done."""
     world_size: int
     state: dict[str, Any]
-    """What the caller gave to `save`."""
+    """The caller's own, as given to `save`."""
     files: dict[str, list[Any]]
     """Relative path: [bytes, sha256]."""
 
 
 def _copied(value: Any) -> Any:
-    """The value with every tensor copied to main memory: what the writing thread may keep while training continues."""
+    """The value with every tensor copied to main memory, so that a thread can write it while training continues."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
@@ -101,7 +102,7 @@ class StagedWriter(CheckpointEngine):
 
 
 class _HashingFile:
-    """A file that hashes what is written to it, so that a checkpoint is read back only when it is loaded."""
+    """A file that hashes what is written to it, so that no checkpoint is read back just to hash it."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb")
@@ -131,7 +132,7 @@ def rng_state() -> dict[str, Any]:
         kind,
         torch.from_numpy(keys.astype(np.int64)),
         *rest,
-    ]  # no array: its pickle would need numpy's own code
+    ]  # not an array: its pickle would need numpy's own code
     state = {"python": random.getstate(), "numpy": numpy_tensors, "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -152,7 +153,7 @@ class Checkpoints:
     """The checkpoint folder of one training, as one rank sees it."""
 
     def __init__(self, folder: Path, ranks: Ranks, *, keep: int, timeout: float = 1800.0) -> None:
-        """`keep`: complete checkpoints that stay; `wait`: seconds rank 0 waits for the other ranks' files."""
+        """`keep`: complete checkpoints that stay; `timeout`: how long rank 0 waits for the other ranks' files [s]."""
         self._folder, self._ranks, self._keep, self._timeout = folder, ranks, keep, timeout
         self._thread: threading.Thread | None = None
         self._failure = ""
@@ -166,7 +167,7 @@ class Checkpoints:
     def save(self, step: int, state: dict[str, Any], stage: Callable[[Path], None]) -> float:
         """Saves after `step` steps; `stage(folder)` has DeepSpeed write through `self.writer`. All ranks call it.
 
-        Returns the seconds for which training paused; the writing continues in a thread.
+        Returns for how long training paused [s]; the writing continues in a thread.
         """
         start = time.perf_counter()
         self.finish()
@@ -186,11 +187,11 @@ class Checkpoints:
 
     @property
     def failed(self) -> bool:
-        """True once this rank could not write its part of a checkpoint; `finish` says why."""
+        """Whether this rank failed to write its part of a checkpoint; `finish` raises the reason."""
         return bool(self._failure)
 
     def finish(self) -> None:
-        """Waits for the checkpoint that is being written; all ranks call it, and all raise the error of any one."""
+        """Waits for the checkpoint that is being written; all ranks call it, and all raise if one of them failed."""
         if self._thread is None:
             return
         self._thread.join()
@@ -199,7 +200,7 @@ class Checkpoints:
             raise write_error(self._folder, failure)
 
     def abandon(self) -> None:
-        """Called when this rank fails: rank 0 waits for the other ranks' files no longer than GRACE_S from now."""
+        """Called when this rank fails: from now on, rank 0 waits at most GRACE_S for the other ranks' files."""
         self._deadline = time.monotonic() + GRACE_S
 
     def _write(self, staging: Path, files: list[tuple[Any, Path]], marker: dict[str, Any]) -> None:
@@ -214,13 +215,13 @@ class Checkpoints:
                 self._complete(staging, marker)
         except BaseException as failure:  # the training thread sees it in `failed` and `finish`
             self._failure = f"{socket.gethostname()}: {failure}"
-            for _, path in files:  # incomplete files are of no use, and the disk may be full
+            for _, path in files:  # incomplete files are useless, and the disk may be full
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # so that rank 0 need not wait
                 write_json(staging / f"rank-{self._ranks.rank:05d}.json", {})
 
     def _complete(self, staging: Path, marker: dict[str, Any]) -> None:
-        """Rank 0: when all ranks' files are there, the marker and the rename that makes them a checkpoint."""
+        """Rank 0: once all ranks' files are there, writes the marker and renames the folder: it is a checkpoint."""
         part_files = [staging / f"rank-{rank:05d}.json" for rank in range(self._ranks.world_size)]
         while missing_parts := [part.stem for part in part_files if not part.exists()]:
             if time.monotonic() > self._deadline:
@@ -232,22 +233,22 @@ class Checkpoints:
         marker = {**marker, "files": {name: entry for part in parts for name, entry in part.items()}}
         write_json(staging / MARKER, {**marker, "sha256": _digest(marker)})
         final = self._folder / staging.name.removeprefix(".")
-        shutil.rmtree(final, ignore_errors=True)  # a corrupt one of the same step, or it would not be written again
+        shutil.rmtree(final, ignore_errors=True)  # of the same step and corrupt, or it would not be saved again
         staging.rename(final)
         sync_folder(self._folder)
         folders, oldest = _step_folders(self._folder), _marked_folders(self._folder)[-self._keep :][0]
-        for expired in folders[: folders.index(oldest)]:  # without a marker too: what a killed rank began to remove
+        for expired in folders[: folders.index(oldest)]:  # also without a marker: a killed rank began to remove it
             shutil.rmtree(expired)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose every file matches its marker; all ranks call it and get the same one.
 
         The ranks share the hashing. Rank 0 logs each skipped checkpoint with the reason. Raises UserError for one that
-        another user may have written: to begin again for that would lose what its owner can save with a chmod.
+        another user may have written: a fresh start would lose work that a chmod saves.
         """
         names = broadcast_json(
             [path.name for path in reversed(_step_folders(self._folder))]
-        )  # nodes may see different ages
+        )  # nodes may see different states of a shared folder
         for folder in (self._folder / name for name in names):
             with raised_together():
                 checkpoint, reason = _read_marker(folder)
@@ -262,9 +263,9 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def universal(self, checkpoint: Checkpoint, beat: Beat) -> Iterator[Path]:
-        """The checkpoint converted for any number of ranks (DeepSpeed's universal form) by rank 0, until it is loaded.
+        """The checkpoint in DeepSpeed's universal form, for any number of ranks; rank 0 creates and removes it.
 
-        Each start that needs it converts anew: no hash says whether an earlier start's is whole.
+        Each start that needs it converts anew: no hash says whether an earlier conversion is complete.
         """
         target = checkpoint.folder / "universal"
         if self._ranks.first:
@@ -277,14 +278,14 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
 
     def rng(self, checkpoint: Checkpoint) -> None:
-        """Puts this rank's generators back, where the number of ranks is the checkpoint's."""
+        """Restores this rank's generators if the checkpoint has the same number of ranks."""
         if checkpoint.world_size == self._ranks.world_size:
             restore_rng(torch.load(checkpoint.folder / f"rng-{self._ranks.rank:05d}.pt", weights_only=True))
 
 
 def _convert(source: Path, target: Path, beat: Beat) -> None:
-    """Runs DeepSpeed's converter, in a process of its own since it forks."""
-    code = (  # DeepSpeed as `accelerator` sets it up: it reads nothing but weights
+    """Runs DeepSpeed's converter in a process of its own, since it forks."""
+    code = (  # DeepSpeed as `accelerator` sets it up: it unpickles only weights
         "from lumen_hpc.training import accelerator; from deepspeed.checkpoint import ds_to_universal as tool; "
         "tool.main(tool.parse_arguments())"
     )
@@ -328,7 +329,7 @@ def _step_folders(folder: Path) -> list[Path]:
 
 
 def _read_marker(folder: Path) -> tuple[Checkpoint | None, str | None]:
-    """The checkpoint that a marker describes, or the reason there is none."""
+    """The checkpoint that a marker describes, or the reason why there is none."""
     try:
         marker = json.loads((folder / MARKER).read_text())
         if marker.pop("sha256", "") not in ("", _digest(marker)):  # markers before 2026-11-29 have none

@@ -1,8 +1,8 @@
-"""Whether a training's layers can be compiled here: one micro-batch of its model cut down to a layer of each part.
+"""Tries whether a training's layers can be compiled here, on one micro-batch and one layer of each part of its model.
 
 Compilers fail in ways that only the real graph shows: a build of torch without its tools, a kernel that is wrong on
 this GPU, adapters whose compiled graph torch 2.11 cannot divide (one H200, 2026-11-28). So the trial has the
-training's own widths, adapters and recomputation, and compares with plain layers.
+training's own widths, adapters and recomputation, and compares its results with those of plain layers.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ANSWER = "No finding is seen."
 def reason_for_plain_layers(
     train: schema.Train, config: NVILAConfig, *, device: str = "cuda", backend: Any = layers.BACKEND
 ) -> str:
-    """Why the layers of `config` had better not be compiled; empty where they can.
+    """Why the layers of `config` should stay plain; empty if they can be compiled.
 
-    `train` with no `auto` about memory left. Losses and gradients must agree; gradients of adapters roughly, since
-    compiled layers draw another dropout.
+    `train` has no `auto` about memory. Losses and gradients must agree; gradients of adapters only roughly, since
+    compiled layers draw other dropout masks.
     """
     use_private_cache()
     settings = dataclasses.replace(train, zero=1, sequence_parallel=1, cache_images_gb=0.0)
@@ -54,7 +54,7 @@ def reason_for_plain_layers(
 def _losses_and_gradients(
     train: schema.Train, config: NVILAConfig, device: str, compiled: bool, backend: Any
 ) -> list[torch.Tensor]:
-    """float32 [supervised tokens], and the gradient of all weights, one behind the other."""
+    """float32 [supervised tokens], and the gradients of all weights, flattened and concatenated."""
     kernel = "flex" if compiled else "sdpa"
     model = _small_model(config, kernel, torch.bfloat16 if train.precision == "bf16" else torch.float32, device)
     learner = Learner(model, dataclasses.replace(train, compiled=False))
@@ -68,7 +68,7 @@ def _losses_and_gradients(
 
 
 def _small_model(config: NVILAConfig, kernel: str, dtype: torch.dtype, device: str) -> nvila.NVILA:
-    """Random weights at the widths of `config`: one layer of the language model, as few of the tower's as can be."""
+    """Random weights at the widths of `config`: one layer of the language model, the tower's fewest possible."""
     tokenizer = train_tokenizer([*QUESTIONS, ANSWER])
     vocabulary = tokenizer.backend.get_vocab_size(with_added_tokens=True)
     cleared_keys = dict.fromkeys(("layer_types", "pad_token_id", "bos_token_id", "eos_token_id"))  # of the whole model
@@ -88,7 +88,7 @@ def _small_model(config: NVILAConfig, kernel: str, dtype: torch.dtype, device: s
 
 
 def _batch(model: nvila.NVILA) -> nvila.Batch:
-    """A picture with two questions and one with a single question: shared prefixes, and rows of unlike lengths."""
+    """A picture with two questions and one with a single question: shared prefixes, and samples of several lengths."""
     rng = np.random.default_rng(0)
     side = model.config.image_size
     groups = []

@@ -1,4 +1,4 @@
-"""DeepSpeed set up the way this project needs it: exact global batches, no compiled extensions, our checkpoints."""
+"""Sets up DeepSpeed as this project needs it: exact global batches, no compiled extensions, our checkpoints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lumen_hpc.training.checkpointing import TAG, StagedWriter
 def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool, nodes: int = 1) -> dict[str, Any]:
     """DeepSpeed's settings; batch sizes are nominal, since this project counts samples itself.
 
-    `train` has no `auto` about memory left (`sizing.resolve`).
+    `train` has no `auto` about memory (`sizing.resolve`).
     """
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -34,7 +34,7 @@ def deepspeed_config(train: schema.Train, world_size: int, *, universal: bool, n
         config["zero_optimization"] |= {
             "overlap_comm": torch.cuda.is_available(),
             "contiguous_gradients": True,
-            "memory_efficient_linear": False,  # F.linear adds its bias in the product; DeepSpeed's own adds it after
+            "memory_efficient_linear": False,  # F.linear adds the bias in the product, DeepSpeed's own after it
             "stage3_gather_16bit_weights_on_model_save": True,  # the export gathers the whole model
         }
         if train.node_shards is True and 1 < nodes < world_size:
@@ -88,7 +88,7 @@ class Engine:
         return self.ds(*args, **kwargs)
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
-        """Adds the gradient of `loss`; `last`: no other micro-batch follows in this step."""
+        """Adds the gradient of `loss`; `last`: it is the step's last micro-batch."""
         self.ds.set_gradient_accumulation_boundary(last)
         # DeepSpeed averages over ranks; ours is a sum.
         self.ds.backward(loss * self._ranks.world_size, scale_wrt_gas=False)
@@ -120,5 +120,5 @@ class Engine:
         """Ends DeepSpeed, once all ranks are here; another engine may follow in this process."""
         dist.barrier()
         self.ds.destroy()
-        # They would outlive the process group that they copy, or a part of it.
+        # DeepSpeed caches these groups, and they would outlive the process group that they belong to.
         deepspeed.utils.groups._WORLD_GROUP = deepspeed.utils.groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None

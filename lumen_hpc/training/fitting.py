@@ -1,4 +1,4 @@
-"""Records whose images take more tokens than a sample may have lose the oldest ones, in training as in prediction."""
+"""Fits long records into the token limit by leaving out their oldest images, in training as in prediction."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lumen_hpc.data.fewer_images import without_oldest
 from lumen_hpc.training.lengths import Measure, Record
 
 ANSWER_SHARE = 16
-"""One token in so many of `train.max_tokens` is kept for the answer. The answer's own length must not decide which
-images a question shows, or what a test question shows would depend on its answer."""
+"""One in this many of `train.max_tokens` is reserved for the answer. The answer's own length must not decide which
+images a question shows: what a test question shows would depend on its answer."""
 
 
 class FittedRecord(NamedTuple):
-    """A record as it is shown."""
+    """A record as the model sees it."""
 
     record: Record
     measure: Measure
@@ -25,9 +25,9 @@ class FittedRecord(NamedTuple):
 def fit(
     records: Sequence[Record], measure: Callable[[Sequence[Record]], list[Measure]], max_tokens: int
 ) -> list[FittedRecord]:
-    """The records, each without as many of its oldest images as its prompt is too long by.
+    """The records, each without as many of its oldest images as is needed for its prompt to fit.
 
-    A record that is still too long when no image can be left out (`without_oldest`) is returned as it then is.
+    A record from which no further image can be left out (`without_oldest`) may still be too long.
     """
     max_prompt = max_tokens - max_tokens // ANSWER_SHARE
     results = [FittedRecord(record, counts, 0) for record, counts in zip(records, measure(records), strict=True)]

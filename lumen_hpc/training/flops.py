@@ -8,9 +8,9 @@ from lumen_hpc.training.model_sizes import Sizes
 
 
 def matrix_flops(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> float:
-    """Of the weights in a forward and backward pass: 6 a weight and token, 4 under adapters, 2 in a frozen tower.
+    """FLOPs of the weights, forward and backward: 6 per weight and token, 4 under adapters, 2 in a frozen tower.
 
-    Attention is left out. `tokens` of the language model, pictures' included; `tiles` that the tower sees.
+    Attention is not counted. `tokens`: of the language model, image tokens included; `tiles`: of the tower.
     """
     flops_per_weight = 6 if train.adapter.kind == "none" else 4  # a frozen weight has no gradient, its input still has
     llm = flops_per_weight * tokens * (sizes.llm - sizes.vocabulary * sizes.width)
@@ -19,7 +19,7 @@ def matrix_flops(train: schema.Train, sizes: Sizes, tokens: float, tiles: float)
 
 
 def token_flops(train: schema.Train, sizes: Sizes, workload: Workload, sharing: float) -> float:
-    """Of a token's forward and backward passes, tower and attention included; recomputation is not counted.
+    """FLOPs per token, forward and backward, with tower and attention; recomputation is not counted.
 
     `sharing`: samples that share one set of images.
     """

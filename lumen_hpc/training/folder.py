@@ -1,4 +1,4 @@
-"""The folder of one training: which training it holds, who may write there, and what of another one is set aside."""
+"""The folder of one training: which training it holds, who may write there, and how an earlier one is set aside."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from lumen_hpc.training import record_index
 
 log = logging.getLogger(__name__)
 FOLDER, MARKER = "checkpoints", "COMPLETE.json"
-"""The folder of checkpoints, and the file in a checkpoint's folder that says it is whole. Here, since who only opens a
-model need not import DeepSpeed, as checkpointing.py does: a second of each start."""
+"""The folder of checkpoints, and the file that marks a checkpoint as complete. They are not in checkpointing.py, which
+imports DeepSpeed and so takes a second that opening a model does not need."""
 RESULTS = (
     record_index.PARTS, record_index.FILE, "rejected.jsonl", FOLDER, "metrics.jsonl", "consumed.jsonl",
     "images_left_out.jsonl", "restarts.jsonl", "tensorboard", "final", "finished.json", "training.json",
 )  # fmt: skip
-"""Files that belong to one training and are moved with it; the rest of its folder belongs to the current job. Last the
-file that says whose they are: a start that is killed before it moved everything is gone on with by the next one."""
+"""Files that belong to one training and are moved with it; the rest of its folder belongs to the current job. The file
+that identifies the training comes last, so that the next start completes a move that was interrupted."""
 
 
 def fingerprint_of(train: schema.Train, records: str, base: Path, seed: int) -> dict[str, Any]:
-    """What decides a training's result: settings, hash of the records, identity of the base, seed.
+    """Everything that determines a training's result: settings, hash of the records, identity of the base, seed.
 
-    Raises UserError for a base that is none.
+    Raises UserError if `base` is no NVILA.
     """
     return {**_result_settings(train), "seed": seed, "records": records, "base": _identity(base)}
 
 
 def _result_settings(train: schema.Train) -> dict[str, Any]:
-    """The settings that determine the result; those of speed and location are excluded."""
+    """The settings that determine the result; those of speed and location do not."""
     values = dataclasses.asdict(train)
     return {
         f"train.{field.name}": values[field.name]
@@ -54,7 +54,7 @@ def _result_settings(train: schema.Train) -> dict[str, Any]:
 
 
 def records_hash(path: Path) -> str:
-    """The hash of a file of records. Raises UserError where there is none."""
+    """The hash of a file of records. Raises UserError if it does not exist."""
     if not path.is_file():
         raise UserError(f"{path} does not exist: run stage=instruct first")
     return sha256(path)
@@ -85,7 +85,7 @@ def require_writable(out: Path, ranks: Ranks) -> None:
 
 @contextmanager
 def training_lock(out: Path, ranks: Ranks) -> Iterator[None]:
-    """Keeps other jobs from training in the same folder; all ranks call it and raise UserError if one does."""
+    """Locks the folder against other jobs; all ranks call it, and all raise UserError if another job trains there."""
     with (out / "training.lock").open("a+") if ranks.first else nullcontext() as lock_file:
         holder = ""
         if lock_file is not None:
@@ -105,7 +105,7 @@ def training_lock(out: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def finished_steps(out: Path, fingerprint: dict[str, Any]) -> int:
-    """Steps of a finished training of just these settings; 0 if there is none."""
+    """The steps of a finished training with exactly these settings; 0 if there is none."""
     try:
         summary = json.loads((out / "finished.json").read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""GPU and interconnect health check before training: matrix product, all-reduce and free memory of every rank."""
+"""Checks GPUs and interconnect before training: matrix product, all-reduce and free memory of every rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lumen_hpc.distributed import Ranks, gather_json
 ROUNDS = 3
 """All-reduces, of which the fastest counts."""
 MIN_SPEED_SHARE = 0.5
-"""Share of the median speed below which a GPU is bad."""
+"""Share of the median speed below which a GPU counts as bad."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Report:
     host: str
     device: str
     tflops: float
-    """Of a square matrix product in the training's precision."""
+    """Of a square matrix product: bfloat16 on a GPU, float32 elsewhere."""
     memory_gb: float
-    """Free on the GPU; on the host where there is none."""
+    """Free on the GPU, or on the host if there is no GPU."""
     gb_per_s: float
-    """Bus bandwidth of the all-reduce (2 (n-1)/n bytes a second), as nccl-tests count it."""
+    """Bus bandwidth of the all-reduce, as nccl-tests count it: 2 (n-1)/n of the bytes per second."""
     fault: str = ""
 
 
@@ -86,14 +86,14 @@ def check_devices(ranks: Ranks, *, size: int | None = None, megabytes: float | N
     """Tests every rank's device and the links between them; all ranks call it, all get all reports.
 
     `size` of the product and `megabytes` of the all-reduce default to 8192 and 256 on GPUs, 256 and 4 elsewhere.
-    Raises RuntimeError that names host and rank of each device that fails, and of each GPU that is slower than SLOW
-    times the median.
+    Raises RuntimeError that names host and rank of each device that fails, and of each GPU that is slower than
+    MIN_SPEED_SHARE times the median.
     """
     cuda = torch.cuda.is_available()
     tflops, bandwidth, fault = 0.0, 0.0, ""
     try:
         tflops = _product(size or (8192 if cuda else 256))
-    except (RuntimeError, ArithmeticError) as error:  # sent to the others, which would otherwise wait for this rank
+    except (RuntimeError, ArithmeticError) as error:  # the other ranks learn of it, instead of waiting for this one
         fault = f"{type(error).__name__}: {error}"
     if not any(gather_json(fault)):
         bandwidth = _all_reduce(megabytes or (256 if cuda else 4), ranks.world_size)
@@ -115,7 +115,7 @@ def check_devices(ranks: Ranks, *, size: int | None = None, megabytes: float | N
 
 
 def fault_messages(reports: list[Report], *, min_share: float) -> list[str]:
-    """Faulty ranks, human-readable: those with a fault, and those slower than `slow` times the median."""
+    """A message for each rank that has a fault, or is slower than `min_share` times the median."""
     median = statistics.median(report.tflops for report in reports)
     messages = []
     for report in reports:

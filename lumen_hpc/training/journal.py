@@ -18,7 +18,7 @@ class Journal:
     """`metrics.jsonl`, `consumed.jsonl` (ids of every step), `restarts.jsonl` and `tensorboard/` of one training."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """Opens the files for a run that continues after `step` steps; later lines are removed and counted as lost."""
+        """Opens the files for a run that continues after `step` steps; removes later lines and counts them as lost."""
         self._folder = folder
         self.lost_steps, self.lost_seconds = 0, 0.0
         lost_rows = _truncate(folder / "metrics.jsonl", step)
@@ -30,12 +30,12 @@ class Journal:
         self._tensorboard = _open_tensorboard(folder / "tensorboard", step)
 
     def write_restart(self, **details: Any) -> None:
-        """Notes a restart, with the work that it lost."""
+        """Records a restart and the work that it lost."""
         with (self._folder / "restarts.jsonl").open("a") as file:
             _write_line(file, {**details, "lost_steps": self.lost_steps, "lost_seconds": round(self.lost_seconds, 3)})
 
     def write_step(self, step: int, ids: list[str], metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Writes one step (counted from 1): its sample ids, its metrics and, separately, its times."""
+        """Writes one step (counted from 1): its sample ids, its metrics and, apart from them, its times."""
         _write_line(self._consumed, {"step": step, "ids": ids})
         _write_line(self._metrics, {"step": step, **metrics, "timing": timing})
         if self._tensorboard is not None:
@@ -86,7 +86,7 @@ def _write_line(file: TextIO, row: dict[str, Any]) -> None:
 
 
 def _truncate(path: Path, step: int) -> list[dict[str, Any]]:
-    """Keeps the lines up to `step`; returns the others. Lines that a crash broke are dropped."""
+    """Keeps the lines up to `step` and returns the later rows. Lines that a crash broke are dropped."""
     kept_lines, lost_rows = [], []
     if path.exists():
         for text in path.read_text(errors="replace").splitlines():

@@ -1,9 +1,9 @@
-"""How a global batch is laid out over ranks and micro-batches.
+"""Lays a global batch out over ranks and micro-batches.
 
-Samples about the same images are one sequence (their image tokens are computed once); sequences are
-packed into micro-batches of at most a token budget; every rank gets the same number of micro-batches.
-Where the ranks would wait for a long sequence, its samples are spread over several, each with the images again.
-All of it follows from the lengths, so every rank computes the same layout without communication.
+Samples about the same images form one sequence (their image tokens are computed once); sequences are packed into
+micro-batches within a token budget; every rank gets the same number of micro-batches. If ranks would wait for a long
+sequence, its samples are spread over several, each of which repeats the images. The layout follows from the lengths
+alone, so every rank computes the same one without communication.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Protocol
 
 
 class PerSample(Protocol):
-    """A number for each sample id: a list or an integer array."""
+    """A number per sample id: a list or an integer array."""
 
     def __getitem__(self, sample: int, /) -> int: ...
 
 
 @dataclass(frozen=True)
 class SharedSequence:
-    """Samples that share one prefix, and the tokens they cost together."""
+    """Samples that share one prefix, and their tokens, with the prefix counted once."""
 
     samples: tuple[int, ...]
     tokens: int
@@ -64,11 +64,11 @@ Layout = list[list[list[SharedSequence]]]
 """`[rank][micro-batch]` lists of sequences."""
 
 LENGTH_TRIALS = 8
-"""Lengths that are tried as the longest sequence of a step."""
+"""Lengths that are tried as the limit of a step's sequences."""
 MIN_GAIN = 0.01
-"""Share of the critical path that images computed twice must save."""
+"""Share of the critical path that repeated images must save."""
 HIGH_EFFICIENCY = 0.9
-"""A step in which the ranks compute for this share of its time is left as it is."""
+"""A step in which ranks compute for this share of the time is left unchanged."""
 
 
 def lay_out(
@@ -81,10 +81,10 @@ def lay_out(
     budget: int,
     shared: bool,
 ) -> Layout:
-    """The layout of one step; the arguments are those of `sequences` and `layout`.
+    """The layout of one step; the arguments are those of `sequences` and `pack_sequences`.
 
-    Samples about the same images are kept together unless spreading them over ranks shortens the critical path. With
-    few samples a rank it does: the longest sequence decides, and ranks without one have time for its images.
+    Samples about the same images stay together unless spreading them over ranks shortens the critical path. It does
+    with few samples per rank: the longest sequence determines the step, and idle ranks have time for its images.
     """
     joined_sequences = sequences(batch, groups, prefix, suffix, budget=budget, shared=shared)
     best_layout = pack_sequences(joined_sequences, world_size, budget)
@@ -104,15 +104,15 @@ def lay_out(
 
 
 def critical_path(ranks: Layout) -> int:
-    """Tokens of the longest rank in each micro-step, added over the micro-steps: the time of the step."""
+    """Tokens of the longest rank, summed over the micro-steps: what a step takes."""
     return sum(max(sum(item.tokens for item in micro) for micro in step) for step in zip(*ranks))
 
 
 def pack_sequences(items: list[SharedSequence], world_size: int, budget: int) -> Layout:
-    """Packs sequences into `[rank][micro-batch]` lists, the longest first into the emptiest.
+    """Packs sequences into `[rank][micro-batch]` lists, the longest first, each into the emptiest micro-batch.
 
     No micro-batch exceeds `budget` tokens unless a single sequence does. Every rank has the same number of
-    micro-batches (ZeRO's collectives need it); the last of some may be empty where sequences are few.
+    micro-batches, which ZeRO's collectives need; if sequences are few, some micro-batches are empty.
     """
     longest_first = sorted(items, key=lambda s: (-s.tokens, s.samples))
     total = sum(min(s.tokens, budget) for s in items)
@@ -129,7 +129,7 @@ def pack_sequences(items: list[SharedSequence], world_size: int, budget: int) ->
             heapreplace(bins_by_load, (loads[emptiest], emptiest))
         overfull = any(tokens > budget and len(contents) > 1 for tokens, contents in zip(loads, bins))
         if not overfull:
-            # The bins of one micro-step run in parallel on the ranks: give them similar loads.
+            # Ranks run the bins of one micro-step in parallel, so these get similar loads.
             order = sorted(range(len(bins)), key=lambda b: (-loads[b], b))
             return [[bins[order[m * world_size + r]] for m in range(micro_batches)] for r in range(world_size)]
         micro_batches += 1

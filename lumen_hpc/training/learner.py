@@ -1,4 +1,4 @@
-"""NVILA as the training loop sees it: what learns, and the loss of every supervised token."""
+"""NVILA as the training loop sees it: the parts that are trained, and the loss of every supervised token."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from lumen_hpc.training.samples import Micro
 
 log = logging.getLogger(__name__)
 ALL_TILES = 1 << 20
-"""Tiles a call of the tower under ZeRO-3. Each call gathers its weights, so all ranks must make equally many: one,
-which needs no agreement in mid-step."""
+"""Tiles per call of the tower under ZeRO-3. Each call gathers weights, so all ranks must make the same number of calls:
+one, on which they need not agree within a step."""
 
 
 class Learner(torch.nn.Module):
-    """NVILA whose `tune`d parts learn.
+    """NVILA with the parts in `train.tune` trainable.
 
-    The tower's layers after the selected one take no part in the forward pass; they stay frozen, as they do in the
-    official code, and are saved as they were.
+    The tower's layers after the selected one are not run; they stay frozen, as in the official code, and are saved
+    unchanged.
     """
 
     def __init__(self, model: NVILA, train: schema.Train, *, seed: int = 0, group: SingleProcess | None = None) -> None:
-        """`train` with no `auto` about memory left (`sizing.resolve`); `seed`: of new adapters; `group`: ranks that
-        compute each micro-batch together.
+        """`train` has no `auto` about memory (`sizing.resolve`); `seed`: of new adapters; `group`: ranks that compute
+        each micro-batch together.
 
         Raises UserError for parts that do not exist.
         """
@@ -65,7 +65,7 @@ class Learner(torch.nn.Module):
         if compiled and self.quantised:
             raise UserError("train.compiled=true does not compile layers of train.adapter.base_bits=8 or 4; use auto")
         if compiled and train.adapter.kind != "none" and train.zero == 3:
-            # A compiled backward pass meets frozen weights that DeepSpeed has released.
+            # In a compiled backward pass DeepSpeed has already released the frozen weights.
             raise UserError("train.compiled=true does not compile adapters under train.zero=3; use zero=1, 2 or auto")
         model.prepare_layers(train.checkpointing, compiled=compiled)
         self._compiled_lengths: set[int] | None = set() if compiled else None
@@ -80,7 +80,7 @@ class Learner(torch.nn.Module):
     def forward(self, micro: Micro) -> torch.Tensor:
         """Negative log-likelihood of each supervised token, float32 [tokens], in the order of `micro.samples`.
 
-        Where ranks divide a micro-batch, of those tokens that this rank's positions predict (`Batcher`).
+        If ranks divide the micro-batch, only of the tokens that this rank's positions predict (`Batcher`).
         """
         batch, model = micro.batch, self.model
         group = model.group
@@ -89,7 +89,7 @@ class Learner(torch.nn.Module):
         plan = group.attention_plan(model.attention_plan(batch))
         places = batch.predictors - group.first_position(batch.token_ids.shape[1])
         predicts_nothing = not len(places)
-        if predicts_nothing:  # yet every weight must take part as on the other ranks
+        if predicts_nothing:  # yet every weight must take part, as on the other ranks
             places = torch.zeros(1, dtype=torch.int64, device=places.device)
         hidden = model.decode(group.own_part(embeds, 1), group.own_part(batch.position_ids, 1), plan, places)
         logits = model.llm.lm_head(hidden).float()
@@ -98,7 +98,7 @@ class Learner(torch.nn.Module):
         return F.cross_entropy(logits, batch.labels.flatten()[batch.learned], reduction="none")
 
     def _log_new_length(self, batch: Batch) -> None:
-        """Logs each length that compiled layers meet for the first time, since its micro-batch then takes long."""
+        """Logs the first micro-batch of each length, for which layers are compiled."""
         length = batch.token_ids.shape[1]
         if self._compiled_lengths is not None and length not in self._compiled_lengths:
             self._compiled_lengths.add(length)
@@ -106,12 +106,12 @@ class Learner(torch.nn.Module):
                 log.info("compiling layers for %d tokens: this micro-batch takes some 15 s longer", length)
 
     def renamed_for_export(self, tensors: dict[str, Any]) -> dict[str, Any]:
-        """State with the names that NVILA itself uses."""
+        """A state with NVILA's own parameter names."""
         return {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
 
 
 def _is_deterministic(tower: torch.nn.Module) -> bool:
-    """Whether a tower makes the same features of a tile at every step: it is frozen, and drops nothing at random."""
+    """Whether a tower gives a tile the same features at every step: it is frozen and has no dropout."""
     frozen = not any(parameter.requires_grad for parameter in tower.parameters())
     return frozen and not tower.config.attention_dropout
 

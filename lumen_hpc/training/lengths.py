@@ -1,4 +1,4 @@
-"""Lengths of instruction records [tokens], from their texts and the sizes of their images: none is decoded."""
+"""Measures instruction records [tokens] from their texts and the sizes of their images; decodes no image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Measure:
-    """Token counts of one record; with a `fault` the counts are meaningless."""
+    """Token counts of one record; meaningless if it has a `fault`."""
 
     prefix: int = 0
     """Tokens up to the question, which questions about the same images can share."""
@@ -40,7 +40,7 @@ class Measure:
 
     @property
     def prompt(self) -> int:
-        """Tokens of all but the answer."""
+        """All tokens but the answer's."""
         return self.total - self.supervised
 
 
@@ -54,7 +54,7 @@ def image_size(path: str) -> tuple[int, int]:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{path}: more than 8 bits a pixel (mode {image.mode}); scale it to 0..255 first")
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # whose others are previews
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":  # an MPO's further pictures are previews
                 raise UserError(f"{path}: it holds {image.n_frames} pictures; give one")
             if image.getexif().get(ORIENTATION, 1) in range(2, 9):
                 raise UserError(f"{path}: its pixels are stored turned or mirrored (EXIF); store them upright")
@@ -64,15 +64,15 @@ def image_size(path: str) -> tuple[int, int]:
 
 
 def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measure]:
-    """The records' tokens, from their texts and the sizes of their images: `meta.sizes`, else the files' headers.
+    """The records' token counts, from their texts and their images' sizes: `meta.sizes`, else the files' headers.
 
-    All texts are encoded at once, by as many threads as there are cores. A file that cannot be read, or a text whose
-    `<image>` are not those of its images, is the record's fault.
+    All texts are encoded at once, by as many threads as there are cores. A file that cannot be read, and a text with
+    another number of `<image>` than the record has images, are the record's fault.
     """
     tokenizer = preprocessor.tokenizer
     tokens_of_size = lru_cache(maxsize=None)(
         partial(_placeholder_tokens, config=preprocessor.config)
-    )  # images have few sizes
+    )  # images have few distinct sizes
     measures: list[Measure] = []
     texts: list[tuple[int, str, int, list[tuple[int, int]], int]] = []
     for number, record in enumerate(records):
@@ -85,7 +85,7 @@ def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measu
             messages = tokenizer.escape_controls(messages)
             text, spans = render(messages, generation=False)
             question = messages[0]["value"].strip()
-            end = text.index(question) + len(question.rpartition("\n")[0])  # of what questions can share
+            end = text.index(question) + len(question.rpartition("\n")[0])  # end of what questions can share
             texts.append((number, text, end, spans, sum(sum(tokens) - len(tokens) for tokens in counts)))
         except UserError as error:
             measures[number] = Measure(fault=str(error))
@@ -108,21 +108,21 @@ def image_sizes(record: Record) -> list[tuple[int, int]]:
 
 
 def _placeholder_tokens(size: tuple[int, int], config: NVILAConfig) -> list[int]:
-    """Tokens that each `<image>` of a picture of this size becomes."""
+    """The tokens that replace each `<image>` of a picture of this size."""
     return [config.image_tokens(block) for block in placeholders(size, config)]
 
 
-# Asked of the encoding without a list of its offsets, which would take longer than the encoding itself.
+# These avoid the list of an encoding's offsets, which takes longer than the encoding itself.
 
 
 def _count_ending_by(encoding: Any, character: int) -> int:
-    """Tokens that end at a character of the text, or before it."""
+    """How many tokens end at a character of the text, or before it."""
     token = encoding.char_to_token(character)
     return sum(stop <= character for _, stop in encoding.offsets) if token is None else token
 
 
 def _count_starting_before(encoding: Any, character: int) -> int:
-    """Tokens that begin before a character of the text."""
+    """How many tokens begin before a character of the text."""
     token = encoding.char_to_token(character)
     if token is None:
         return sum(start < character for start, _ in encoding.offsets)
@@ -130,6 +130,6 @@ def _count_starting_before(encoding: Any, character: int) -> int:
 
 
 def opening(record: Record) -> str:
-    """Key that records must have in common to share their images: the images, and the text up to the last of them."""
+    """What records must have in common to share their images: the images, and the text up to the last of them."""
     question = record["conversations"][0]["value"]
     return "\n".join([*record["images"], question[: question.rfind(IMAGE) + len(IMAGE)]])

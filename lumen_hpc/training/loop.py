@@ -1,4 +1,4 @@
-"""The training loop: the same samples, in the same order, whatever interrupts it (paper, section 2.5)."""
+"""The training loop: the same samples in the same order, despite any interruption (paper, section 2.5)."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from lumen_hpc.training.token_kinds import TokenKinds
 from lumen_hpc.watchdog import Beat, unwatched
 
 REPORT_S = 15.0
-"""Between two lines of progress in the log, at least."""
+"""Shortest time between two lines of progress in the log."""
 
 
 class Diverged(UserError):
-    """The loss is not finite, or far above its recent median; the same steps would reproduce it."""
+    """The loss is not finite, or far above its recent median; the same steps would give it again."""
 
 
 class Micro(Protocol):
     """A micro-batch on its way to the model."""
 
     tokens: int
-    """Tokens of the sequences, padding left out."""
+    """Tokens of the sequences, without padding."""
     samples: torch.Tensor
     """[supervised tokens] int64: the sample id that each supervised token belongs to."""
     verdicts: torch.Tensor
@@ -61,23 +61,23 @@ class Batcher(Protocol):
     """Turns sequences into micro-batches."""
 
     def build(self, sequences: list[SharedSequence]) -> Micro:
-        """A micro-batch of these sequences; of none, one that computes something and supervises nothing."""
+        """A micro-batch of these sequences; without any, one that computes something and supervises nothing."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is trained, on what, and where it goes."""
+    """A training's model, data and output folder."""
 
     model: torch.nn.Module
-    """Called with a micro-batch, gives the negative log-likelihood of each supervised token, float32 [tokens]."""
+    """Maps a micro-batch to the negative log-likelihood of each supervised token, float32 [tokens]."""
     batcher: Batcher
     index: RecordIndex
     out: Path
     """Folder of this training: checkpoints, metrics, final weights."""
     fingerprint: dict[str, Any]
-    """What a checkpoint must match for training to continue from it."""
+    """A checkpoint must have the same one for training to continue from it."""
     base: str = ""
-    """Folder of the model that training started from; a checkpoint's reader takes its configuration from there."""
+    """Folder of the model that training started from, from which a checkpoint's reader takes the configuration."""
     flops: Callable[[Micro], float] = lambda micro: 0.0
     """Model FLOPs of a micro-batch's forward and backward passes, for the MFU."""
     held_out: validation.HeldOut | None = None
@@ -96,8 +96,8 @@ def run(
 ) -> tuple[Engine, int, bool]:
     """Trains from the last valid checkpoint to the end, or until `should_stop`.
 
-    Returns the engine, the steps done, and whether they are all. Raises Diverged naming the last good
-    checkpoint, and UserError for settings that do not fit each other or the checkpoint.
+    Returns the engine, the steps done, and whether these are all. Raises Diverged, naming the last good checkpoint, and
+    UserError for settings that do not fit each other or the checkpoint.
     """
     started = started or time.monotonic()
     order = sampling.make_sampler(work.index.groups, work.index.kinds, train, seed)
@@ -118,7 +118,7 @@ def run(
             engine.load(folder.parent, folder.name)
         checkpoints.rng(checkpoint)
         steps_done = checkpoint.step
-    if on_any_rank(should_stop()):  # requested during the start: there is nothing to save yet
+    if on_any_rank(should_stop()):  # requested during the start, before there is anything to save
         return engine, steps_done, steps_done == order.steps
     loop = Loop(work, train, ranks, order, engine, checkpoints, steps_done, should_stop, beat)
     try:
@@ -156,19 +156,19 @@ class Loop:
         self.device = self.engine.ds.device
         self.kinds = TokenKinds(self.work.index.kinds, self.device)
         self.recent_losses: deque[float] = deque(maxlen=100)
-        """Losses, for what is usual."""
+        """Losses of the last steps, whose median is the usual one."""
         self.step_seconds: deque[float] = deque(maxlen=20)
-        """Of steps, for the time that is left."""
+        """Durations of the last steps, for the ETA."""
         self.stall_s = 0.0
-        """Seconds that the last checkpoint took, until a step's timing has them."""
+        """Pause of the last checkpoint [s], until a step's timing includes it."""
         self.validation_s = 0.0
-        """Seconds that the last validation took, likewise."""
+        """Duration of the last validation [s], likewise."""
         self.untimed = True
-        """Whether no step was timed yet."""
+        """Whether no step has been timed yet."""
         self.flops = 0.0
         """Model FLOPs of the last step, on all ranks."""
         self.last_report = -math.inf
-        """When the log got its last line (`time.monotonic`)."""
+        """Time of the last line in the log (`time.monotonic`)."""
 
     def run(self, *, started: float, resumed: Checkpoint | None) -> bool:
         """Steps until the end, or until a rank should stop; True at the end."""
@@ -181,7 +181,7 @@ class Loop:
                 metrics, stop = self._step(ids, micros)
                 self.steps_done += 1
                 is_due = self._is_due()
-                # A stop does not wait for it, since the next start measures it; after the last step there is no start.
+                # A stop does not wait for it: the next start measures it. After the last step there is no next start.
                 validation_losses = (
                     self._validate() if is_due and (not stop or self.steps_done == self.plan.steps) else {}
                 )
@@ -202,9 +202,9 @@ class Loop:
         return self.steps_done == self.plan.steps
 
     def _open_journal(self, resumed: Checkpoint | None) -> Journal | None:
-        """Rank 0's journal, cut to the steps done; None elsewhere.
+        """Rank 0's journal, truncated to the steps done; None elsewhere.
 
-        Every rank calls it. It makes up for a validation loss that a stop left out, and reads the recent losses.
+        Every rank calls it. It measures a validation loss that a stop has skipped, and reads the recent losses.
         """
         journal = Journal(self.work.out, step=self.steps_done) if self.ranks.first else None
         if journal is not None and (resumed is not None or journal.lost_steps):
@@ -217,7 +217,7 @@ class Loop:
             self.work.held_out is not None
             and self._is_due()
             and broadcast_json(journal is not None and journal.lacks(validation.LOSS))
-        ):  # the stop came at a checkpoint and did not wait for it
+        ):  # the stop came at a checkpoint and skipped it
             validation_losses = self._validate()
             if journal is not None:
                 journal.amend(validation_losses)
@@ -226,7 +226,7 @@ class Loop:
         return journal
 
     def _record(self, journal: Journal, ids: list[int], metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """Rank 0: a step in the log and in the journal."""
+        """Rank 0: writes a step to the log and to the journal."""
         self._report(metrics, timing)
         try:
             journal.write_step(self.steps_done, self.work.index.ids[ids].tolist(), metrics, timing)
@@ -234,13 +234,13 @@ class Loop:
             raise write_error(self.work.out / FOLDER, error) from error
 
     def _is_due(self) -> bool:
-        """Whether a checkpoint, and a validation loss, belong to the step that was done last."""
+        """Whether the last step is followed by a validation and a checkpoint."""
         return self.steps_done == self.plan.steps or (
             self.steps_done > 0 and self.steps_done % self.train.checkpoint_every == 0
         )
 
     def _validate(self) -> dict[str, Any]:
-        """The loss on held-out records, as a row of metrics.jsonl keeps it; every rank calls it."""
+        """The losses on held-out records, as in a row of metrics.jsonl; every rank calls it."""
         if self.work.held_out is None:
             return {}
         activity = f"measures the validation loss after step {self.steps_done}"
@@ -252,7 +252,7 @@ class Loop:
         return measures
 
     def _report(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
-        """A line for the log: at the first and the last step, at a validation loss, and every few seconds between."""
+        """A line for the log: at the first and last step, at every validation loss, and every few seconds."""
         last, held_out = self.steps_done == self.plan.steps, metrics.get(validation.LOSS)
         if not (last or held_out or time.monotonic() - self.last_report >= REPORT_S):
             return
@@ -265,7 +265,7 @@ class Loop:
         )
 
     def _layouts(self) -> Any:
-        """(ids, this rank's micro-batches) of every remaining step."""
+        """(sample ids, this rank's micro-batches) of every remaining step."""
         index, train = self.work.index, self.train
         group_size = train.ranks_a_micro_batch
         for step in range(self.steps_done, self.plan.steps):
@@ -339,7 +339,7 @@ class Loop:
         )
         if math.isfinite(value) and (what != "loss" or not limit or value <= limit * median_loss):
             return
-        self.checkpoints.finish()  # the newest may still be being written
+        self.checkpoints.finish()  # the newest one may still be in writing
         excess = f", more than {limit} times the recent {median_loss:.4g}" if math.isfinite(value) else ""
         raise Diverged(
             f"the {what} of step {self.steps_done + 1} is {value:.4g}{excess}; the last good checkpoint is "
@@ -363,7 +363,7 @@ class Loop:
     def _timing(
         self, seconds: float, waited: float, micros: list[Micro], metrics: dict[str, Any], started: float
     ) -> dict[str, Any]:
-        """Times of the step: `seconds` from the end of the previous one, plus the last checkpoint's pause."""
+        """Times of a step: `seconds` since the end of the previous one, plus the last checkpoint's pause."""
         self.step_seconds.append(seconds)
         total, stall, self.stall_s = seconds + self.stall_s, self.stall_s, 0.0
         timing = {

@@ -1,7 +1,7 @@
-"""Memory that a training takes of a GPU, by arithmetic (paper, section 2.5).
+"""Computes the GPU memory that a training takes (paper, section 2.5).
 
-Bytes a weight: 2 for bf16 and 2 for its gradient, 12 for the float32 master and AdamW's two moments; ZeRO divides them
-over the GPUs.
+Bytes per weight: 2 for bf16, 2 for its gradient, 12 for the float32 master weight and AdamW's two moments; ZeRO divides
+them over the GPUs.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from lumen_hpc.training.model_sizes import Sizes
 RESERVE_GB = 5.0
 """CUDA context, NCCL buffers and fragmentation on a GPU [GB]."""
 QUANTISED_BYTES = {8: 1.002, 4: 0.52}
-"""Of a weight in bitsandbytes' formats, its share of the scales included (a float32 a row; NF4 in blocks of 64)."""
+"""Bytes per weight in bitsandbytes' formats, with its share of the scales (a float32 per row; NF4 in blocks of 64)."""
 
 
 def memory_gb(
     train: schema.Train, gpus: int, *, nodes: int = 1, sizes: Sizes | None = None, workload: Workload | None = None
 ) -> float:
-    """Memory that these settings, without an `auto`, take of a GPU [GB]."""
+    """Memory per GPU [GB] of these settings, which have no `auto`."""
     return sum(memory_by_use(train, gpus, nodes, sizes or Sizes(), workload or Workload()).values())
 
 
 def _bytes_per_weight(train: schema.Train) -> int:
-    """Of one weight in the forward pass."""
+    """Bytes of a weight in the forward pass."""
     return 2 if train.precision == "bf16" else 4
 
 
 def learning_parameters(train: schema.Train, sizes: Sizes) -> int:
-    """Parameters that learn; of adapters, `rank` for each input and output of the tuned parts' linear layers."""
+    """Trained parameters; of adapters, `rank` per input and output of the tuned parts' linear layers."""
     if train.adapter.kind == "none":
         return sum(count for part, count in sizes.parts.items() if part in train.tune)
     return train.adapter.rank * sum(inputs + outputs for inputs, outputs in _adapted_layers(train, sizes))
@@ -59,29 +59,29 @@ def _adapted_layers(train: schema.Train, sizes: Sizes) -> list[tuple[int, int]]:
 
 
 def checkpoint_gb(train: schema.Train, sizes: Sizes) -> float:
-    """A checkpoint's size: the parameters, or the adapters alone, and the optimizer's state of those that learn."""
+    """A checkpoint's size: all parameters, or only the adapters, and the optimizer state of the trained ones."""
     learning = learning_parameters(train, sizes)
     saved = sizes.total if train.adapter.kind == "none" else learning
     return (_bytes_per_weight(train) * saved + 12 * learning) / 1e9
 
 
 def memory_by_use(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, workload: Workload) -> dict[str, float]:
-    """GB a GPU by use; no `auto` about memory is left in `train`."""
+    """GB per GPU by use; `train` has no `auto` about memory."""
     width, learning = _bytes_per_weight(train), learning_parameters(train, sizes)
     weights: float = width * sizes.total
     if train.quantised:
         weights -= (width - QUANTISED_BYTES[train.adapter.base_bits]) * adapted_weights(train, sizes)
     stage = int(train.zero)
-    if stage == 3:  # the shard, and what is gathered while one layer works and the next is fetched
+    if stage == 3:  # the shard, and what is gathered while one layer runs and the next is fetched
         shards = weights / gpus + (weights * nodes / gpus if train.node_shards is True and nodes > 1 else 0)
         weights = shards + width * (2 * sizes.layer + sizes.vocabulary * sizes.width)
     gradients = width * learning / (gpus if stage >= 2 else 1)
-    # In float32 the weights are their own master.
+    # In float32 there are no separate master weights.
     optimizer = (12 if width == 2 else 8) * learning / gpus
     tokens, group_size = train.token_budget, train.ranks_a_micro_batch
     tiles = tokens / workload.image_tokens * workload.tiles
     layer_activations, recomputed_layer = _activations(train, sizes, tokens / group_size, tiles / group_size)
-    # Every rank joins the scales of all tiles, and any may have all of the supervised tokens.
+    # Every rank joins the scales of all tiles, and any rank may have all supervised tokens.
     joined_features = 2 * width * tiles * sizes.patches * sizes.vision_width * sizes.scales
     supervised_tokens = (
         tokens
@@ -100,8 +100,8 @@ def memory_by_use(train: schema.Train, gpus: int, nodes: int, sizes: Sizes, work
 
 
 def _activations(train: schema.Train, sizes: Sizes, tokens: float, tiles: float) -> tuple[float, float]:
-    """Bytes that all layers keep for the backward pass, and that one of them takes while it is recomputed."""
-    frozen = "vision_tower" not in train.tune  # it keeps nothing: no gradient passes through it
+    """Bytes that all layers save for the backward pass, and those of one layer while it is recomputed."""
+    frozen = "vision_tower" not in train.tune  # it saves nothing: no gradient passes through it
     rank = 0 if train.adapter.kind == "none" else train.adapter.rank
     compiled = train.compiled is True
 

@@ -1,4 +1,4 @@
-"""Sizes of an NVILA that decide what its training costs, and the parameters that they amount to."""
+"""The sizes of an NVILA that determine the cost of its training, and its numbers of parameters."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sizes:
     tied: bool = False
     projector: str = "mlp_downsample"
     scales: int = 3
-    """Scales that are joined; 1 without S2."""
+    """Number of joined scales; 1 without S2."""
 
     @classmethod
     def read(cls, folder: Path) -> Sizes:
@@ -58,7 +58,7 @@ class Sizes:
 
     @property
     def patches(self) -> int:
-        """Patches of a tile."""
+        """Patches per tile."""
         return (self.image_size // self.patch_size) ** 2
 
     @property

@@ -1,7 +1,7 @@
-"""How much of a training's GPU time computes: the layout of sampled steps, measured by its critical path.
+"""Estimates the share of GPU time that a training computes, from the critical paths of sampled steps.
 
-The steps are drawn from the record index where a training has made one, else from the paper's mixture of questions.
-The second needs the standard library alone, so that a login node can do it before anything is submitted.
+The steps are drawn from the record index once a training has made one, else from the paper's mixture of questions. The
+latter needs only the standard library, so that a login node can do it before anything is submitted.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from lumen_hpc.models import Workload
 from lumen_hpc.training.layout import critical_path, lay_out, sequences
 
 SAMPLED_STEPS = 32
-"""Steps that are laid out: the mean of their critical paths is within about 3 % of that of all."""
+"""Steps that are laid out: the mean of their critical paths is within about 3 % of the mean of all steps."""
 MAX_SAMPLES = 1 << 15
-"""Samples that are laid out: of a global batch above 1,024, fewer steps."""
+"""Most samples that are laid out: of global batches above 1,024, fewer steps are."""
 GROUP_SIZES = (1, 2, 4)
-"""Ranks that may compute a micro-batch together (`train.sequence_parallel`)."""
+"""Numbers of ranks that may compute a micro-batch together (`train.sequence_parallel`)."""
 TARGET_EFFICIENCY = 0.85
-"""Efficiency that `train.sequence_parallel=auto` is content with."""
+"""Efficiency that `train.sequence_parallel=auto` aims at."""
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Sampled steps, each with a number for every sample: its images, the tokens that can be shared, the others."""
+    """Sampled steps, each with numbers per sample: its image group, the tokens that can be shared, the others."""
 
     groups: tuple[tuple[int, ...], ...]
     prefix: tuple[tuple[int, ...], ...]
@@ -39,7 +39,7 @@ class Steps:
     samples: int = 0
     """Of the whole training set."""
     recorded: bool = False
-    """From a record index, not from the paper's mixture."""
+    """Whether they are from a record index, not from the paper's mixture."""
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
         return iter(zip(self.groups, self.prefix, self.suffix))
@@ -47,26 +47,26 @@ class Steps:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """Mean of the sampled steps on one number of GPUs."""
+    """Means over the sampled steps, on a given number of GPUs."""
 
     gpus: int
     path: float
-    """Tokens of the longest rank, its micro-steps added: what a step takes. Ranks that compute a micro-batch together
-    have an equal part of it."""
+    """Tokens of the longest rank, summed over its micro-steps: what a step takes. Ranks that compute a micro-batch
+    together share it equally."""
     tokens: float
     """Tokens of a step if no image is computed twice."""
     sequences: float
-    """Sequences a step has if questions about the same images stay together."""
+    """Sequences per step if questions about the same images stay together."""
     longest_sample: float
-    """Tokens of a step's longest sample, which no layout can divide, but sequence parallelism can."""
+    """Tokens of a step's longest sample, which only sequence parallelism can divide."""
     samples: float
-    """Samples a step."""
+    """Samples per step."""
     sequence_parallel: int = 1
     """Ranks that compute a micro-batch together."""
 
     @property
     def efficiency(self) -> float:
-        """Share of the GPUs' time that must be computed: what no image computed twice, and no waiting, would take."""
+        """Share of GPU time that would remain without repeated images and without waiting."""
         return self.tokens / (self.gpus * self.path)
 
 
@@ -77,10 +77,10 @@ def occupancy(steps: Steps, train: schema.Train, gpus: int, heads: int, *, nodes
 
 
 def choose_group_size(steps: Steps, train: schema.Train, gpus: int, heads: int, *, nodes: int = 1) -> int:
-    """`train.sequence_parallel`, decided where it is `auto`.
+    """`train.sequence_parallel`, resolved if it is `auto`.
 
-    Up to half as many GPUs as a step has sequences balance well by themselves. Of more, the fewest compute a
-    micro-batch together that keep busy, or what is best, as far as a node's GPUs and the heads divide.
+    1 if a step has at least two sequences per GPU, which balances well. Otherwise the smallest group that reaches
+    TARGET_EFFICIENCY, or the most efficient one, of those that divide a node's GPUs and the heads.
     """
     if train.sequence_parallel != "auto":
         return train.ranks_a_micro_batch
@@ -114,15 +114,15 @@ def _measure_occupancy(steps: Steps, gpus: int, group_size: int, budget: int, sh
 
 
 def recorded_steps(index: Path, train: schema.Train, seed: int) -> Steps | None:
-    """Steps of a training's own record index in the sampler's order; None where there is none, or numpy is missing."""
-    if not index.is_file():  # before anything heavy is imported
+    """Steps of a training's own record index in the sampler's order; None without an index, or without numpy."""
+    if not index.is_file():  # before heavy imports
         return None
     try:
         import numpy as np
 
         with np.load(index) as archive:
             return sampled_steps({name: archive[name] for name in ("groups", "kinds", "prefix", "suffix")}, train, seed)
-    except (ImportError, OSError, ValueError, KeyError, UserError):  # training itself says what is wrong
+    except (ImportError, OSError, ValueError, KeyError, UserError):  # the training itself names the fault
         return None
 
 
@@ -135,7 +135,7 @@ def sampled_steps(index: Mapping[str, Any], train: schema.Train, seed: int) -> S
 
     groups, prefix, suffix = (index[name] for name in ("groups", "prefix", "suffix"))
     order = sampler.make_sampler(groups, index["kinds"], train, seed)
-    # A short last step is none that represents the others.
+    # A short last step does not represent the others.
     whole = max(1, order.consumed(order.steps) // len(order.batch(0)))
     batches = [order.batch(step * whole // SAMPLED_STEPS) for step in range(min(SAMPLED_STEPS, whole))]
     columns = [tuple(tuple(column[step].tolist()) for step in batches) for column in (groups, prefix, suffix)]
@@ -165,9 +165,9 @@ def _draw_steps(workload: Workload, global_batch: int, mixture: tuple[tuple[str,
             "timeline": double,
         }
         streams = [(*stream_of[kind], count) for kind, count in mixture if workload.pairs or kind == "diagnostic"]
-    # Large steps differ little from one another, and each takes its time.
+    # Large steps differ little from one another, and take longer.
     step_count = min(SAMPLED_STEPS, max(1, MAX_SAMPLES // sum(count for *_, count in streams)))
-    steps: list[list[tuple[int, int]]] = [[] for _ in range(step_count)]  # (group, images) of each sample
+    steps: list[list[tuple[int, int]]] = [[] for _ in range(step_count)]  # (group, images) per sample
     number = 0
     for pairs, questions, count in streams:
         stream: list[tuple[int, int]] = []

@@ -1,7 +1,7 @@
-"""Instruction records of phantoms in memory: the stages' own functions, without their files.
+"""Builds instruction records of phantoms in memory, by the stages' own functions and without their files.
 
-What `prepare`, `rewrite` (engine `grammar`) and `instruct` write for a generated folder is built here directly from
-the studies, for the stand-in weights (`pretrain.py`) and for measuring recipes (`benchmarks/phantom_science.py`).
+They are what `prepare`, `rewrite` (engine `grammar`) and `instruct` write for a generated folder. The stand-in weights
+(`pretrain.py`) are trained on them, and `benchmarks/phantom_science.py` compares recipes on them.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def records(
     timelines: Sequence[Sequence[Study]], settings: Instruct, seed: int, *,
     expert_sentences: Mapping[str, str] | None = None, predictions_per_pair: int = 1,
 ) -> list[Row]:  # fmt: skip
-    """Every record of these patients, images as arrays instead of paths.
+    """All records of these patients, with images as arrays instead of paths.
 
-    `expert_sentences`: study_id → the experts' sentence, with `settings.expert_text`.
+    `expert_sentences`: study_id → the experts' sentence, used with `settings.expert_text`.
     """
     studies = [study for timeline in timelines for study in timeline]
     question_rows = [row for timeline in timelines for row in _questions(timeline)]

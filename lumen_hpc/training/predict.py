@@ -1,4 +1,4 @@
-"""A model's answers to test questions: greedy, batched, each image encoded once for its questions (section 2.5)."""
+"""Answers test questions: greedy, batched, each image encoded once for all its questions (paper, section 2.5)."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ Row = dict[str, Any]
 def open_model(folder: Path, *, base: Path | None = None, run: Path | None = None) -> nvila.NVILA:
     """NVILA from a folder in the official layout, or from a training checkpoint (`…/checkpoints/step-000400`).
 
-    A checkpoint holds weights alone; its configuration and tokenizer come from the `base` it was trained from, which
-    it records. bfloat16 on a GPU; as stored elsewhere. Weights that the first GPU cannot hold are spread over all of
-    them, main memory and disk (nvila/placement.py). Checkpoints are pickles: only those below the folder
-    `run`, in files of this user, are read, and of them weights and plain values alone. Raises UserError for another.
+    A checkpoint holds only weights; its configuration and tokenizer come from `base`, by default the base that it
+    records. The dtype is bfloat16 on a GPU, elsewhere the stored one. Weights that the first GPU cannot hold are spread
+    over all GPUs, main memory and disk (nvila/placement.py). Checkpoints are pickles: they are read only below the
+    folder `run`, from files of this user, and only weights and plain values are unpickled. Raises UserError for others.
     """
     on_gpu = torch.cuda.is_available()
     dtype, device = (torch.bfloat16, "cuda") if on_gpu else (None, "cpu")
@@ -57,7 +57,7 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(
         str(folder), tag="deepspeed", exclude_frozen_parameters="train.adapter" in state["fingerprint"]
     )
-    # Parameters missing from the checkpoint were frozen and equal the base's.
+    # Parameters that the checkpoint lacks were frozen and equal the base's.
     learned_weights, factors = adapters.split({name.removeprefix("model."): tensor for name, tensor in weights.items()})
     if factors:
         adapter = state["fingerprint"]["train.adapter"]
@@ -71,7 +71,7 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
 
 
 def _choose_device(folder: Path) -> str:
-    """Where a checkpoint's weights go; their size is counted as on disk, where an 8B model has bfloat16."""
+    """The device for a model's weights, by their size on disk, where an 8B model has bfloat16."""
     weight_bytes = sum(file.stat().st_size for file in read_files(folder) if file.suffix == ".safetensors")
     free_bytes = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
     device = device_for(weight_bytes, free_bytes)
@@ -94,7 +94,7 @@ def _require_own(checkpoint: Path, run: Path | None) -> None:
 
 
 class Answerer(Protocol):
-    """What predicting needs of an engine: `NativeAnswerer`, or `serving.vllm_answerer.VLLMModel`."""
+    """The engine behind a `Predictor`: `NativeAnswerer`, or `serving.vllm_answerer.VLLMModel`."""
 
     @property
     def preprocessor(self) -> nvila.Preprocessor: ...
@@ -102,7 +102,7 @@ class Answerer(Protocol):
 
 
 class NativeAnswerer:
-    """`NVILA.generate` on records whose images stand where their text has `<image>`: the reference engine."""
+    """The reference engine: `NVILA.generate` on records whose images stand where their text has `<image>`."""
 
     def __init__(self, model: nvila.NVILA, batch_tokens: int) -> None:
         self._model, self._batch_tokens = model.eval(), batch_tokens
@@ -117,10 +117,10 @@ class Predictor:
     """Answers instruction records with one model."""
 
     def __init__(self, model: Answerer, settings: Predict, name: str, max_tokens: int | None = None) -> None:
-        """`name`: nvila, ft or lumen, the rows' `model`.
+        """`name`: the `model` of the rows, such as nvila, ft or lumen.
 
-        `max_tokens`: `train.max_tokens`, beyond which records lose their oldest images as they do in training
-        (`fitting.fit`); None: none are lost.
+        `max_tokens`: `train.max_tokens`, beyond which records lose their oldest images, as in training (`fitting.fit`);
+        None is no limit.
         """
         self._model, self._settings, self._name, self._max_tokens = model, settings, name, max_tokens
         self._pictures = Pictures()
@@ -128,11 +128,11 @@ class Predictor:
     def answer(self, questions: Sequence[Row], span: Iterable[int]) -> Iterator[Row]:
         """Answer rows of the records at the positions `span` of all test records, each followed by its controls.
 
-        Rows: {question_id, model, answer, tokens, seconds}; where the model wrote a findings line first, `findings`
-        holds it and `answer` does not. `images_left_out` is the number of images that a record is too long to show,
-        where it is. A control's row has `control`, and `ref_study_id` and `study_id` of the images shown. `seconds` is
-        a question's share of its batch. Rows come in the order of the records, a window at a time, so that progress
-        shows and memory holds the images of one window only.
+        Rows: {question_id, model, answer, tokens, seconds}; a findings line before the answer is in `findings`.
+        `images_left_out` is the number of images that a record was too long for, if any. A control's row has `control`,
+        and `ref_study_id` and `study_id` of the images that it shows. `seconds` is a question's share of its batch.
+        Rows come in the order of the records, one window at a time, so that progress is visible and memory holds the
+        images of one window.
         """
         composed = probes.CONTROL in self._settings.controls
         self._levelled = probes.findings_with_levels(questions) if composed else ()
@@ -153,7 +153,7 @@ class Predictor:
                     yield record
 
     def _windows(self, records: Iterable[Row]) -> Iterator[list[FittedRecord]]:
-        """Runs of records of a few generation batches, enough to sort by length and to share images in."""
+        """Consecutive records for a few generation batches: enough to sort by length and to share images."""
         measure_records = partial(measure, preprocessor=self._model.preprocessor)
         window: list[FittedRecord] = []
         window_tokens = 0

@@ -1,4 +1,4 @@
-"""Prefetching: images are decoded and micro-batches built in threads while the model computes."""
+"""Decodes images and builds micro-batches in threads while the model computes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Prefetcher:
             self._put(error)
 
     def _put(self, item: Any) -> bool:
-        """Waits for space in the queue; False once the reader has left."""
+        """Waits for space in the queue; False once the reader has closed it."""
         while not self._closed.is_set():
             try:
                 self._queue.put(item, timeout=0.1)

@@ -1,9 +1,9 @@
-"""Stand-in weights for the demo, from phantoms of another seed than the run's.
+"""Trains stand-in weights for the demo, on phantoms of another seed than the run's.
 
-Two things cannot be downloaded on a machine without internet: TorchXRayVision's experts and NVILA-8B. Their
-stand-ins are trained here the same way, in miniature: first the vision side (the phantom expert, a classifier), then
-a tiny NVILA that starts from its tower and projector and learns to answer diagnostic questions for a few steps.
-That base is the demo's untuned row; `ft` and `lumen` are fine-tuned from it.
+TorchXRayVision's experts and NVILA-8B cannot be downloaded without internet. Their stand-ins are trained here the same
+way, in miniature: first the vision side (the phantom expert, a classifier), then a tiny NVILA that starts from its
+tower and projector and learns to answer diagnostic questions for a few steps. That base is the demo's untuned row;
+`ft` and `lumen` are fine-tuned from it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from lumen_hpc.training.sampler import single_stream
 from lumen_hpc.watchdog import Beat, unwatched
 
 SEED_OFFSET = 1_000_003
-"""Added to the run's seed, so that no patient of the run is seen here."""
+"""Added to the run's seed, so that no patient of the run is used here."""
 IMAGE_SIZE = 64
 """Side of the tower's input [px]; larger images are resized to it."""
 PATIENTS_READ = 600
 """Patients whose texts the tokenizer is trained on."""
 QUESTIONS, TOGETHER = 96, 6
-"""Questions a step of the base, and of one image."""
+"""Questions per step of the base, and at most per image in a step."""
 MATRIX_RATE, LEARNING_RATE, WARMUP, CLIP = 0.01, 3e-3, 0.2, 1.0
 
 
@@ -51,10 +51,10 @@ def pretrain(
     settings: Pretrain, expert_settings: Experts, instruct: Instruct, seed: int, folder: Path,
     beat: Beat = unwatched, more_texts: Iterable[str] = (),
 ) -> list[Path]:  # fmt: skip
-    """Writes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns every file of them.
+    """Writes `folder`/expert.safetensors and `folder`/nvila/ (official layout); returns the paths of their files.
 
-    Beside them `metrics.jsonl` has a row for each step of the two trainings. `expert_settings` and `instruct` define
-    the form of the base's questions, as they do for stage `instruct`. The tokenizer learns `more_texts` too.
+    `metrics.jsonl` beside them has a row for each step of the two trainings. `expert_settings` and `instruct` define
+    the form of the base's questions, as they do for stage `instruct`. The tokenizer is trained on `more_texts` too.
     """
     step_log = _StepLog(folder, settings)
     torch.manual_seed(seed)
@@ -77,7 +77,7 @@ def pretrain(
 
 
 class _StepLog:
-    """The steps of both trainings, in `metrics.jsonl`: from it `status` says how far they are (speed.py)."""
+    """Writes the steps of both trainings to `metrics.jsonl`, from which `status` reads their progress (speed.py)."""
 
     def __init__(self, folder: Path, settings: Pretrain) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class _StepLog:
         self._path.unlink(missing_ok=True)
 
     def write(self, losses: Iterator[float], part: str, steps: int, beat: Beat) -> None:
-        """Goes through the steps of a training, with a line for the log at the last one and now and then before."""
+        """Runs the steps of a training, and prints a line at the last one and every EVERY_S seconds before."""
         start = previous = reported = time.monotonic()
         with self._path.open("a", buffering=1) as file:
             for step, loss in enumerate(losses, 1):
@@ -102,7 +102,7 @@ class _StepLog:
 
 
 def texts(timelines: Sequence[Sequence[Study]], settings: Experts, instruct: Instruct, seed: int) -> Iterator[str]:
-    """Every kind of text that the demo's models read or write, for the tokenizer."""
+    """Texts of every kind that the demo's models read or write, for the tokenizer."""
     all_forms = Instruct(findings_first=True, expert_text=False, max_images=instruct.max_images)
     for record in phantom_records.records(timelines, all_forms, seed):
         yield from (turn["value"] for turn in record["conversations"])
@@ -113,7 +113,7 @@ def texts(timelines: Sequence[Sequence[Study]], settings: Experts, instruct: Ins
 
 
 def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Study]], settings: Experts) -> dict[str, str]:
-    """study_id → the expert's sentence about it, in the wording of stage `instruct`."""
+    """study_id → the expert's sentence, in the wording of stage `instruct`."""
     studies = [study for timeline in timelines for study in timeline]
     return {
         str(study.study_id): sentence(experts.row(probabilities), settings.in_prompt, settings.thresholds)
@@ -124,7 +124,7 @@ def sentences(expert: experts.PhantomExpert, timelines: Sequence[Sequence[Study]
 
 
 def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) -> Iterator[float]:
-    """Diagnostic instruction with the tower frozen; yields the loss of every step."""
+    """Trains on diagnostic questions with the tower frozen; yields the loss of every step."""
     model.vision_tower.requires_grad_(False)
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimizer = Muon(model, MATRIX_RATE, LEARNING_RATE)
@@ -157,7 +157,7 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
 
 @dataclass(frozen=True)
 class Packer:
-    """What the prefetcher builds batches with: the records of each picture share it."""
+    """Builds batches for the prefetcher; the records of a picture share it."""
 
     model: NVILA
 
@@ -166,7 +166,7 @@ class Packer:
 
 
 def encode_groups(model: NVILA, groups: Iterable[Sequence[dict]]) -> Iterator[list[Sample]]:
-    """Records to samples, as the trainer encodes them; those of one group share their pictures."""
+    """Samples of records, as the trainer encodes them; those of a group share their pictures."""
     for group in groups:
         yield model.preprocess(group, inline=True).samples
 

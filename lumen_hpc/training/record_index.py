@@ -1,8 +1,8 @@
-"""Index of all training records, built before training reads any: lengths, kinds, image groups, faults.
+"""Indexes all training records before a training: lengths, kinds, image groups, faults.
 
-The sample order, the layout over GPUs and the loss's denominators all follow from it, so the ranks need not
-exchange them. It is built once, in blocks that the ranks share and that a stopped job leaves to its successor, and
-stored with the training's results.
+The sample order, the layout over GPUs and the loss's denominators all follow from the index, so the ranks need not
+exchange them. It is built once and stored with the training's results. The ranks share its blocks, and a successor
+reuses those of a stopped job.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from lumen_hpc.training.lengths import Measure, Record, measure, opening
 from lumen_hpc.watchdog import Beat, unwatched
 
 BLOCK = 4096
-"""Records that are measured, and saved, at a time."""
+"""Records per block."""
 TYPES = (*DIAGNOSTIC, *KINDS)
-"""What `meta.type` may be."""
+"""Values that `meta.type` may have."""
 FILE = "record_index.npz"
 PARTS = "record_index"
 """Folder of the blocks of an unfinished index."""
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
-"""Characters that no text has: controls but tab and line ends, and what stands for a byte that was lost."""
+"""Characters that no text has: controls but tab and line ends, and the replacement character of a lost byte."""
 _MISSING_VALUES = frozenset(
     {"nan", "nat", "null", "undefined", "<na>", "n/a", "#n/a", "#ref!", "#value!", "[object object]"}
 )
-"""How programs write that there is no text."""
+"""How programs write a missing text."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RecordIndex:
-    """The usable records, by sample id (0 to n − 1)."""
+    """The usable records by sample id, 0 to n − 1."""
 
     rows: np.ndarray
     """[n] int64: the record's row in its file."""
@@ -63,9 +63,9 @@ class RecordIndex:
     kinds: np.ndarray
     """[n] str: diagnostic, difference or prediction."""
     groups: np.ndarray
-    """[n] int64: equal where the images, and the text up to the last of them, are."""
+    """[n] int64: equal for records with the same images and the same text up to the last of them."""
     prefix: np.ndarray
-    """[n] int64: tokens that can be shared, those that cannot, and those of the answer that the loss counts."""
+    """[n] int64, as are the next two: tokens that can be shared, tokens that cannot, and supervised tokens."""
     suffix: np.ndarray
     supervised: np.ndarray
     images_left_out: np.ndarray
@@ -96,7 +96,7 @@ def fault(record: Record) -> str:
             return f"its {turn_name} is not text (turn {number + 1})"
         if _CONTROL_CHARACTERS.search(turn["value"]):
             return f"its {turn_name} has control characters or lost ones (turn {number + 1})"
-        if not any(map(str.isalnum, turn["value"].replace(IMAGE, ""))):  # signs that no one sees are no text
+        if not any(map(str.isalnum, turn["value"].replace(IMAGE, ""))):  # invisible characters are no text
             return f"its {turn_name} is empty (turn {number + 1})"
         if turn["value"].replace(IMAGE, "").strip(" .\n").lower() in _MISSING_VALUES:
             return f"its {turn_name} is a missing value (turn {number + 1})"
@@ -108,7 +108,7 @@ def fault(record: Record) -> str:
 
 
 def _meta_fault(meta: dict[str, Any], images: int) -> str:
-    """What is wrong with the notes that the index reads; empty if nothing is."""
+    """The fault of the `meta` that the index reads; empty if it has none."""
     if meta["type"] not in TYPES:
         return f"its meta.type is none of {', '.join(TYPES)}"
     sizes = meta.get("sizes") or []
@@ -137,7 +137,7 @@ def _id_text(record: Record) -> str:
 
 @lru_cache(maxsize=1 << 18)
 def _is_file(path: str) -> bool:
-    """Asked once an image, since several questions show it."""
+    """Cached, since several questions show the same image."""
     try:
         return Path(path).is_file()
     except OSError:  # a name of thousands of characters
@@ -158,14 +158,14 @@ def build(
 ) -> RecordIndex | None:
     """Measures every record, the ranks sharing the work; a UserError names the first bad one, or they are left out.
 
-    `version` names everything that their lengths depend on (records, tokenizer).
-    With `on_bad="skip"` the bad ones are listed in `folder/rejected.jsonl` with their reasons. Those that lose their
-    oldest images, so that they fit into `max_tokens`, are listed in `folder/images_left_out.jsonl`.
-    Returns None if a rank was asked to stop; the next call goes on from the blocks that were measured.
+    `version` identifies everything that their lengths depend on (records, tokenizer). With `on_bad="skip"`,
+    `folder/rejected.jsonl` lists the bad ones with their reasons. `folder/images_left_out.jsonl` lists those that lose
+    their oldest images to fit into `max_tokens`. Returns None if a rank was asked to stop; the next call continues from
+    the blocks that are there.
     """
     file = folder / FILE
     version = hashlib.sha256(f"{version} {max_tokens} {on_bad} fitted".encode()).hexdigest()
-    # The others look the file up once it is there: some file systems remember for a while that it was not.
+    # The other ranks look for the file only once it exists: some file systems cache that it did not.
     if broadcast_json(ranks.first and _read_index(file, version) is not None):
         return _read_index(file, version)
     stopped = False
@@ -191,9 +191,9 @@ def build(
 
 
 def number_groups(names: np.ndarray) -> np.ndarray:
-    """int [n], equal where the names are, counted in the order in which they first appear.
+    """int [n], equal for equal names, numbered in the order of their first appearance.
 
-    The sample order depends on these numbers; they must not depend on the images' location, as sorted names would.
+    The sample order depends on these numbers, so they must not depend on the images' paths, as a sorted order would.
     """
     _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
@@ -202,9 +202,9 @@ def number_groups(names: np.ndarray) -> np.ndarray:
 def _measure_block(
     records: Sequence[Record], rows: Sequence[int], preprocessor: Preprocessor, max_tokens: int
 ) -> dict[str, np.ndarray]:
-    """Columns of one block, a row a record; `faults` is empty for a good one.
+    """Columns of one block, one row per record; `faults` is empty for a good one.
 
-    Raises UserError for a line that is no record, and naming the record at which `measure` itself fails.
+    Raises UserError for a line that is no record, and for a record at which `measure` itself fails.
     """
     block, row = [], rows[0]
     try:
@@ -244,7 +244,7 @@ def _measure_block(
 def _fit_records(
     records: Sequence[Record], fit_block: Callable[[Sequence[Record]], list[FittedRecord]], rows: Sequence[int]
 ) -> list[FittedRecord]:
-    """Some records, fitted; where that fails, one by one, to name the record that it fails at."""
+    """The fitted records of a block; if that fails, fits them one by one to name the record at which it fails."""
     try:
         return fit_block(records)
     except Exception:
@@ -257,14 +257,14 @@ def _fit_records(
 
 
 def _unforeseen_error(row: int, error: Exception) -> UserError:
-    """What the user sees of an error in this project's code; the log says where it was raised."""
-    stack = "".join(traceback.format_tb(error.__traceback__))  # not its message: it may hold the record's text
+    """What the user is shown of an error in this project's code; the log has its traceback."""
+    stack = "".join(traceback.format_tb(error.__traceback__))  # without the message, which may hold text of the record
     log.error("record %d cannot be measured:\n%s", row + 1, stack)
     return UserError(f"record {row + 1}: {type(error).__name__}")
 
 
 def _length_fault(counts: Measure, max_tokens: int) -> str:
-    """A measured record's fault; empty if none."""
+    """The fault of a measured record; empty if it has none."""
     if counts.fault:
         return counts.fault
     if counts.total > max_tokens:
@@ -273,7 +273,7 @@ def _length_fault(counts: Measure, max_tokens: int) -> str:
 
 
 def _join(folder: Path, file: Path, version: str, total: int, on_bad: str) -> None:
-    """Rank 0: the blocks become the index; bad records stop the training or are listed."""
+    """Rank 0: joins the blocks to the index; bad records stop the training or are listed."""
     if not total:
         raise UserError("there is no record to train on")
     block_files = [_block_file(folder, block) for block in range(-(-total // BLOCK))]
@@ -294,12 +294,12 @@ def _join(folder: Path, file: Path, version: str, total: int, on_bad: str) -> No
     _write_columns(file, version, {**columns, "groups": number_groups(columns["groups"])})
     for columns_of_block in block_files:
         columns_of_block.unlink()
-    with suppress(OSError):  # another index's blocks, of other records, may lie there
+    with suppress(OSError):  # it may hold blocks of another index
         (folder / PARTS).rmdir()
 
 
 def _reject_bad_records(columns: dict[str, np.ndarray], on_bad: str, folder: Path) -> None:
-    """Refuses doubled ids, and bad records unless they are to be left out; those are listed."""
+    """Refuses repeated ids, and bad records unless they are to be left out, which lists them."""
     ids, faults = columns["ids"], columns["faults"]
     rows_with_id = np.flatnonzero(ids != "")
     _, first_rows = np.unique(ids[rows_with_id], return_index=True)
@@ -323,7 +323,7 @@ def _reject_bad_records(columns: dict[str, np.ndarray], on_bad: str, folder: Pat
 
 
 def _list_fewer_images(columns: dict[str, np.ndarray], folder: Path) -> None:
-    """Lists the good records that lost their oldest images, each with their number; the log has the sum."""
+    """Lists the good records that lost their oldest images, and how many; logs the sum."""
     counts = np.where(columns["faults"] == "", columns["images_left_out"], 0)
     rows = np.flatnonzero(counts).tolist()
     file = folder / "images_left_out.jsonl"
@@ -345,7 +345,7 @@ def _write_columns(file: Path, version: str, columns: dict[str, np.ndarray]) -> 
 
 
 def _read_columns(file: Path, version: str) -> dict[str, np.ndarray] | None:
-    """Columns of the same records by the same model; None where there are none."""
+    """The columns in a file of this version; None if there are none."""
     try:
         with np.load(file) as archive:
             if str(archive["version"]) != version:
@@ -356,14 +356,14 @@ def _read_columns(file: Path, version: str) -> dict[str, np.ndarray] | None:
 
 
 def _read_index(file: Path, version: str) -> RecordIndex | None:
-    """An earlier index of the same records by the same model."""
+    """The index in a file of this version; None if there is none."""
     columns = _read_columns(file, version) or {}
     names = {field.name for field in fields(RecordIndex)}
     return RecordIndex(**columns) if columns.keys() == names else None
 
 
 def describe(index: RecordIndex) -> str:
-    """The index in one line: samples, kinds, tokens."""
+    """One line about the index: samples, kinds, tokens, images."""
     kinds, counts = np.unique(index.kinds, return_counts=True)
     kinds_line = ", ".join(f"{count} {name}" for name, count in zip(kinds, counts))
     tokens = int((index.prefix + index.suffix).sum())

@@ -1,7 +1,7 @@
-"""Which samples each optimizer step takes: a pure function of the seed and the step.
+"""Chooses the samples of each optimizer step: a pure function of the seed and the step.
 
-The order does not depend on ranks or GPUs, so a run may continue with another number of them, and the
-count of steps done is the only state.
+The order does not depend on the number of ranks, so a run may continue with another one, and the number of steps done
+is the only state.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from lumen_hpc.errors import UserError
 
 
 class Stream:
-    """An endless seeded sequence of sample ids: one permutation an epoch, each id once in each.
+    """An endless seeded sequence of sample ids: one permutation per epoch.
 
-    Samples about the same images stay together in runs of at most `max_run_length`, so that they can share
-    their images' tokens; the runs are permuted.
+    Samples about the same images stay together in runs of at most `max_run_length`, so that they can share their
+    images' tokens; the runs are permuted.
     """
 
     def __init__(self, ids: np.ndarray, groups: np.ndarray, *, max_run_length: int, seed: tuple[int, ...]) -> None:
-        """`ids`, `groups` [n] int: samples, and equal where their images are equal; `max_run_length`: 0 is no limit."""
+        """`ids`, `groups`: [n] int, the latter equal for samples with equal images; `max_run_length`: 0 is no limit."""
         order = np.argsort(groups, kind="stable")
         ids, groups = np.asarray(ids)[order], np.asarray(groups)[order]
         starts = np.flatnonzero(np.r_[True, groups[1:] != groups[:-1]]) if len(ids) else np.zeros(0, int)
@@ -65,9 +65,9 @@ class Sampler:
     """The samples of every step of a training."""
 
     streams: tuple[tuple[Stream, int], ...]
-    """Each stream with the samples a step takes from it."""
+    """Each stream with the number of samples that a step takes from it."""
     total: int | None
-    """Samples in the whole training, where the last step may be a short one; None: `steps` full steps."""
+    """Samples of the whole training, whose last step may be a short one; None: `steps` full steps."""
     steps: int
 
     def batch(self, step: int) -> list[int]:
@@ -99,10 +99,10 @@ def make_sampler(groups: np.ndarray, kinds: np.ndarray, settings: schema.Train, 
 def single_stream(
     groups: np.ndarray, *, global_batch: int, epochs: float, steps: int, max_run_length: int, seed: int
 ) -> Sampler:
-    """One permutation over all samples: `epochs` passes, every sample once in each, none dropped.
+    """One stream of all samples: `epochs` passes with every sample once in each.
 
-    The last step takes the rest. `groups` [samples] int is equal where the images are; a positive
-    `steps` replaces `epochs`.
+    The last step takes the rest. `groups` [samples] int is equal for equal images; a positive `steps` replaces
+    `epochs`.
     """
     stream = Stream(np.arange(len(groups)), groups, max_run_length=max_run_length, seed=(seed,))
     total = steps * global_batch if steps else round(len(groups) * epochs)
@@ -114,10 +114,10 @@ def single_stream(
 def mixed_streams(
     groups: np.ndarray, kinds: np.ndarray, mixture: dict[str, int], *, steps: int, max_run_length: int, seed: int
 ) -> Sampler:
-    """A fixed number of samples of each kind a step; every kind has its own permutations.
+    """A fixed number of samples of each kind per step; every kind has its own stream.
 
-    `kinds` [samples] holds names of `mixture`. Kinds that the records lack are left out (the diagnostic
-    model trains on the same settings); a kind that they have and `mixture` does not name is a UserError.
+    `kinds` [samples] holds names of `mixture`. Kinds without records are left out (the diagnostic model trains with the
+    same settings). Raises UserError for a kind of the records that `mixture` does not name.
     """
     present_kinds = set(np.unique(kinds).tolist())
     if unnamed_kinds := sorted(present_kinds - set(mixture)):

@@ -1,4 +1,4 @@
-"""Instruction records as NVILA's input: decoded, tokenised and packed."""
+"""Turns instruction records into NVILA's input: decoded, tokenised and packed."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from lumen_hpc.training.sequence_parallel import take_own_tokens
 
 
 class Pictures:
-    """Image files as NVILA's preprocessing takes them: a path, or the grey levels of a DICOM or of a cached picture.
+    """Opens image files for NVILA's preprocessing: a path, or the grey levels of a DICOM or of a cached picture.
 
-    Small pictures (the demo's) are cached in memory up to `cache_gb`; the least recently used go first.
+    Small pictures (the demo's) are cached in memory up to `cache_gb`; the least recently used are dropped first.
     """
 
     def __init__(self, cache_gb: float = 0.0) -> None:
         self._cache: RecentlyUsed[np.ndarray] | None = RecentlyUsed(cache_gb) if cache_gb else None
 
     def open(self, path: str) -> str | np.ndarray:
-        """uint8 [H, W], or the path itself where nothing is cached. Raises UserError naming an unreadable file."""
+        """uint8 [H, W], or the path itself if it is not cached. Raises UserError naming an unreadable file."""
         if self._cache is not None and (cached := self._cache.get(path)) is not None:
             return cached
         picture: np.ndarray | None = None
@@ -78,7 +78,7 @@ class Micro:
         )
 
     def pin_memory(self) -> Micro:
-        """The same in page-locked memory, from which copies to a GPU need not be waited for."""
+        """The same in page-locked memory, from which copies to a GPU are asynchronous."""
         return replace(
             self,
             batch=self.batch.pin_memory(),
@@ -100,16 +100,18 @@ class Batcher:
         multiple: int = 1,
         group: SingleProcess | None = None,
     ) -> None:
-        """`multiple`: rows are padded to one of it, so that compiled layers meet few lengths. `group`: ranks that
-        compute each micro-batch together: this one's has only the supervised tokens that its positions predict, and
-        reads only the pictures of which it computes a tile; the others are black."""
+        """`multiple`: rows are padded to a multiple of it, so that compiled layers meet few lengths.
+
+        `group`: ranks that compute each micro-batch together. This rank's has only the supervised tokens that its
+        positions predict, and reads only the pictures of which it computes a tile; the others are black.
+        """
         self._group = group or SingleProcess()
         self._multiple = lcm(multiple, self._group.size)
         self._records, self._index, self._preprocessor = records, index, preprocessor
         self._pictures = pictures
 
     def build(self, sequences: list[SharedSequence]) -> Micro:
-        """A micro-batch of these sequences; of none, one blank token that supervises nothing.
+        """A micro-batch of these sequences; without any, of a blank sample that supervises nothing.
 
         Raises UserError naming a record whose images or text have changed since they were indexed.
         """
@@ -150,7 +152,7 @@ class Batcher:
     def _blanks(self, records: list[Record]) -> dict[str, Blank]:
         """By path, the pictures of a micro-batch whose tiles are all computed by other ranks of the group.
 
-        `records`: one of each sequence, since its others show the same pictures.
+        `records`: one per sequence, since its others show the same pictures.
         """
         if self._group.size == 1:
             return {}
@@ -162,7 +164,7 @@ class Batcher:
         return {path: Blank(*size) for path, size in sizes if path not in own_paths}
 
     def _verdict_mask(self, i: int, sample: Sample) -> torch.Tensor:
-        """bool [supervised tokens of the sample]: where an outcome's answer says yes or no; nowhere for other kinds."""
+        """bool [supervised tokens of the sample]: the yes or no of an outcome's answer; all False for other kinds."""
         labels = sample.token_labels[1:]
         supervised_ids = labels[labels != IGNORE]
         mask: np.ndarray = np.zeros(len(supervised_ids), dtype=bool)

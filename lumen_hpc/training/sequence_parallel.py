@@ -1,9 +1,9 @@
 """Sequence parallelism: neighbouring ranks of a node compute each micro-batch together (`train.sequence_parallel`).
 
 The scheme is DeepSpeed-Ulysses' (arXiv 2309.14509). Tiles, and the language model's positions, are divided evenly. In
-attention an all-to-all turns a part of the positions of all heads into all positions of a part of the heads, so that
-the batch's attention plan stays as it is; another one turns the result back. Each rank has the loss of the tokens that
-its own positions predict. Gradients are partial sums on every rank, and ZeRO adds them up over all ranks as always.
+attention an all-to-all exchanges a part of the positions for a part of the heads, so that the batch's attention plan
+needs no change; a second one exchanges the result back. Each rank has the loss of the tokens that its own positions
+predict. Gradients are partial sums on every rank, which ZeRO adds up over all ranks as usual.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Group(SingleProcess):
     """The ranks that compute a micro-batch together, as this rank sees them."""
 
     def __init__(self, size: int, rank: int, name: str) -> None:
-        """`name` of torch's process group: compiled layers take no group itself."""
+        """`name`: of torch's process group, which compiled layers cannot take as an object."""
         self.size, self.rank, self.name = size, rank, name
 
     def own_range(self, count: int) -> range:
@@ -52,7 +52,7 @@ class Group(SingleProcess):
 
 
 def make_group(size: int, ranks: Ranks) -> SingleProcess:
-    """The group of this rank where `size` neighbours compute together; all ranks call it."""
+    """The group of this rank, of `size` neighbours; all ranks call it."""
     if size == 1:
         return SingleProcess()
     groups = [list(range(first, first + size)) for first in range(0, ranks.world_size, size)]
@@ -61,7 +61,7 @@ def make_group(size: int, ranks: Ranks) -> SingleProcess:
 
 
 def node_crossing(size: int) -> str:
-    """Why neighbouring ranks would exchange over the network, if `size` of them compute together; empty if not.
+    """Why groups of `size` neighbours would exchange over the network; empty if each is on one node.
 
     All ranks call it.
     """
@@ -73,8 +73,11 @@ def node_crossing(size: int) -> str:
 
 
 def take_own_tokens(batch: Batch, group: SingleProcess) -> tuple[Batch, torch.Tensor, int]:
-    """A packed batch that supervises only what this rank's positions predict; bool [supervised tokens], which of the
-    batch's these are; and the tokens at its positions, padding left out."""
+    """A batch that supervises only what this rank's positions predict.
+
+    Also bool [supervised tokens], which of the batch's these are; and the number of tokens at its positions, without
+    padding.
+    """
     each = batch.token_ids.shape[1] // group.size
     start = group.first_position(batch.token_ids.shape[1])
     predictors = batch.predictors
@@ -92,7 +95,7 @@ class SharedPlan:
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         """As `attention.Plan`, with T this rank's positions."""
-        copies = self.size // gcd(self.size, k.shape[1])  # fewer key heads than ranks: some have the same one
+        copies = self.size // gcd(self.size, k.shape[1])  # fewer key heads than ranks: some ranks have the same one
         if copies > 1:
             k, v = k.repeat_interleave(copies, dim=1), v.repeat_interleave(copies, dim=1)
         parts = [x.unflatten(1, (self.size, -1)) for x in (q, k, v)]
@@ -104,18 +107,18 @@ class SharedPlan:
         return _Exchange.apply(to_positions, self.size, self.group).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
 
-# Functional collectives, since these can be compiled: they return a new tensor, and are known by their group's name.
+# Functional collectives can be compiled: they return a new tensor, and take their group by its name.
 
 
 def _exchange(x: torch.Tensor, size: int, group: str) -> torch.Tensor:
-    """[size, …]: place i goes to rank i of the group, whose own comes to place i."""
+    """[size, …]: sends place i to rank i of the group, and receives that rank's part at place i."""
     ones = [1] * size
     received = torch.ops._c10d_functional.all_to_all_single(x.contiguous(), ones, ones, group)
     return torch.ops._c10d_functional.wait_tensor(received)
 
 
 class _Exchange(torch.autograd.Function):
-    """`_exchange`, which is its own inverse, and so its own gradient."""
+    """`_exchange` with its gradient; it is its own inverse, and so its own gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, size: int, group: str) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""Estimate of a training by arithmetic alone: memory a GPU, steps, hours, checkpoint size (paper, section 2.5).
+"""Estimates a training by arithmetic: memory per GPU, steps, hours, checkpoint size (paper, section 2.5).
 
-Only the standard library, so that a login node can compute it before anything is submitted.
+It needs only the standard library, so that a login node can compute it before anything is submitted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.occupancy import Occupancy, Steps, choose_group_size, occupancy, stated_steps
 
 AUTO_SHARE = 0.9
-"""Of a GPU's memory, what `auto` fills by the plan, which is held to 10 %."""
+"""Share of a GPU's memory that `auto` fills by the plan, whose error is below 10 %."""
 
 
 @dataclass(frozen=True)
@@ -29,22 +29,22 @@ class TrainingPlan:
     """The estimate, in GB (1e9 bytes), steps and hours."""
 
     memory: dict[str, float]
-    """GB a GPU by use."""
+    """GB per GPU by use."""
     steps: int
     hours: float
-    """On all GPUs together, checkpoints left out."""
+    """By the clock, on all GPUs, without checkpoints."""
     checkpoint_gb: float
     gpus: int
     mfu: float
-    """Model FLOPs over the GPUs' peak that the hours assume while a GPU computes."""
+    """Model FLOPs over the GPUs' peak, while they compute, on which the hours are based."""
     occupancy: Occupancy
-    """Of sampled steps: the hours follow from their longest rank."""
+    """Of sampled steps; the hours follow from their longest rank."""
     source: str = ""
-    """Where that MFU is from."""
+    """Source of the MFU."""
     sent_gb: float = 0.0
-    """GB that a GPU sends in a step to those with which it computes a micro-batch."""
+    """GB per step that a GPU sends to those with which it computes a micro-batch."""
     sending_share: float = 0.0
-    """Share of the hours that this takes (`exchange.BANDWIDTH`); included in them."""
+    """Share of the hours that this takes (`exchange.BANDWIDTH`)."""
 
     @property
     def memory_gb(self) -> float:
@@ -80,10 +80,10 @@ def plan(
     progress: speed.Progress | None = None,
     steps: Steps | None = None,
 ) -> TrainingPlan:
-    """Cost of these settings on `gpus` GPUs of a kind, at the MFU that was measured for the most similar training.
+    """The cost of these settings on `gpus` GPUs of a kind, at the MFU that was measured for the most similar training.
 
-    The hours follow from the layout of `steps`, by default of the mixture that `workload` states. `own`: what the run
-    itself has measured, which then counts instead. An `auto` that no memory decides counts as its most frugal value
+    The hours follow from the layout of `steps`, by default those of the mixture that `workload` states. `progress`:
+    what the run itself has measured, used instead of that MFU. An unresolved `auto` counts as its most frugal value
     (ZeRO-3, full recomputation).
     """
     sizes, workload = sizes or Sizes(), workload or Workload()
@@ -96,7 +96,6 @@ def plan(
     mfu = measurement.mfu
     step_samples = sum(train.mixture.values()) or train.global_batch
     samples = train.steps * step_samples if train.steps else steps.samples * train.epochs
-    # of the longest rank in a step
     flops = step_occupancy.path * token_flops(train, sizes, workload, step_occupancy.samples / step_occupancy.sequences)
     sent_bytes = exchange.sent_bytes(train, sizes, workload, step_occupancy.path)
     seconds, source = flops / (speed.peak_flops(device) * mfu) + sent_bytes / exchange.BANDWIDTH, str(measurement)
@@ -121,10 +120,10 @@ def resolve(
     train: schema.Train, gpus: int, gpu_memory_gb: float, *, nodes: int = 1, sizes: Sizes | None = None,
     workload: Workload | None = None,
 ) -> schema.Train:  # fmt: skip
-    """The settings with every `auto` about memory decided: as little recomputation as fits, then the lowest ZeRO stage.
+    """The settings with every `auto` about memory resolved: the least recomputation that fits, then the lowest stage.
 
-    Stage 3 on several nodes keeps the weights once more inside each where that fits (`train.node_shards`). Without
-    a GPU (`gpu_memory_gb` 0) nothing is recomputed, at stage 1. Where nothing fits, the most frugal.
+    Stage 3 on several nodes also shards the weights inside each node if that fits (`train.node_shards`). Without a GPU
+    (`gpu_memory_gb` 0) nothing is recomputed, at stage 1. If nothing fits, the most frugal settings.
     """
     checkpointings = ("none", "selective", "full") if train.checkpointing == "auto" else (train.checkpointing,)
     stages: tuple[int | str, ...] = (1, 2, 3) if train.zero == "auto" else (train.zero,)
@@ -158,7 +157,7 @@ def check_fit(
     sizes: Sizes | None = None,
     workload: Workload | None = None,
 ) -> TrainingPlan:
-    """The plan; UserError, with settings that would fit, if the memory of a GPU or the batch does not allow it."""
+    """The plan. Raises UserError, with settings that would fit, if a GPU's memory or the batch does not allow it."""
     sizes, workload = sizes or Sizes(), workload or Workload()
     group_size = choose_group_size(stated_steps(train, workload), train, gpus, sizes.heads, nodes=nodes)
     train = dataclasses.replace(train, sequence_parallel=group_size)
@@ -210,7 +209,7 @@ def check_parallel(train: schema.Train, gpus: int, nodes: int, sizes: Sizes) -> 
 
 
 def _alternatives(train: schema.Train, gpus: int) -> list[tuple[str, schema.Train, int]]:
-    """Alternatives to try, the mildest first: (command-line overrides, settings, GPUs)."""
+    """Alternatives, the mildest first: (command-line overrides, settings, GPUs)."""
 
     def replace(**values: Any) -> schema.Train:
         return dataclasses.replace(train, **values)

@@ -1,7 +1,7 @@
-"""How fast a training runs: what was measured on GPUs before, and what a run's own metrics.jsonl says.
+"""Speed of trainings: earlier measurements on GPUs, and what a run's own metrics.jsonl shows.
 
-Only the standard library, so that a login node can read it. MFU counts 6 FLOPs a weight and token, neither attention
-nor recomputation, against the dense bf16 peak. Add a row to `MEASUREMENTS` from the table that
+It needs only the standard library, so that a login node can read it. MFU counts 6 FLOPs per weight and token, without
+attention and recomputation, against the dense bf16 peak. Add a row to `MEASUREMENTS` from the table that
 `python benchmarks/gpu_speed.py` prints.
 """
 
@@ -19,9 +19,9 @@ from lumen_hpc.config.data_schema import Pretrain
 from lumen_hpc.files import open_regular, read_bytes
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
-"""Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first that fits counts."""
+"""Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first match counts."""
 RECENT_STEPS = 20
-"""Steps at the end of metrics.jsonl whose median counts."""
+"""Number of last steps in metrics.jsonl whose median counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +52,18 @@ MEASUREMENTS = (
         device="H200", shared_prefix=False, checkpointing="full", compiled=False, mfu=0.304, date="2026-11-26"
     ),
 )  # fmt: skip
-"""torch 2.11, ZeRO-3, four micro-batches a step; ten of NVILA-8B's 28 language-model layers, fourteen for separate
-samples and for compiled layers with full recomputation (benchmarks/gpu_smoke.md). Adapters have no row, and the plan
-takes the nearest."""
+"""torch 2.11, ZeRO-3, four micro-batches per step; ten of NVILA-8B's 28 language-model layers, fourteen for separate
+samples and for compiled layers with full recomputation (benchmarks/gpu_smoke.md). Adapters have no row; the plan takes
+the nearest one."""
 
 
 def peak_flops(device: str) -> float:
-    """The device's dense bf16 peak; 0 if it is not known."""
+    """The device's dense bf16 peak; 0 if it is unknown."""
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device), 0.0)
 
 
 def nearest_measurement(device: str, *, shared_prefix: bool, checkpointing: str, compiled: bool) -> Measurement:
-    """The measurement most like these settings: sharing counts first, then the device, then how layers run."""
+    """The measurement most similar to these settings: by sharing first, then device, compilation and recomputation."""
 
     def likeness(row: Measurement) -> tuple[bool, ...]:
         layer_likeness = (row.compiled == compiled, row.checkpointing == checkpointing)
@@ -74,20 +74,20 @@ def nearest_measurement(device: str, *, shared_prefix: bool, checkpointing: str,
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is and how fast it was lately, by its own metrics.jsonl."""
+    """Progress and recent speed of a training, by its own metrics.jsonl."""
 
     step: int
     """Steps done."""
     steps: int
     """Steps in all."""
     seconds: float
-    """Of a step by the clock, the median of the last ones."""
+    """Of a step by the clock, the median of the last steps."""
     gpus: int
     """Processes that trained."""
     mfu: float = 0.0
-    """0 where the device's peak is not known."""
+    """0 if the device's peak is unknown."""
     validation: tuple[int, float] | None = None
-    """The last step at which held-out records were measured, and their loss."""
+    """The step of the last validation, and its loss."""
 
     @property
     def eta_seconds(self) -> float:
@@ -95,7 +95,7 @@ class Progress:
 
     @property
     def gpu_hours(self) -> float:
-        """Of the steps that are left."""
+        """Of the remaining steps."""
         return self.eta_seconds * self.gpus / 3600
 
     def __str__(self) -> str:
@@ -111,26 +111,26 @@ class Progress:
 
 
 def run_progress(folder: Path, train: schema.Train) -> Progress | None:
-    """Progress of the training in `folder`; None before its second step, whose time no longer includes the start.
+    """Progress of the training in `folder`; None before its second step, the first without the start in its time.
 
-    None also where the settings are no longer those of that training: it would start anew.
+    None also if these are not the settings of that training, which would then start anew.
     """
     return read_progress(folder / "metrics.jsonl") if _has_settings(folder, train) else None
 
 
 def pretraining_progress(folder: Path, pretrain: Pretrain) -> Progress | None:
-    """Progress of stage `pretrain`, whose two trainings count as one."""
+    """Progress of stage `pretrain`, with its two trainings as one."""
     progress = read_progress(folder / "metrics.jsonl")
     return progress if progress and progress.steps == pretrain.steps else None
 
 
 def read_progress(path: Path) -> Progress | None:
-    """What the rows of a metrics.jsonl say; None before the second step."""
+    """Progress by the rows of a metrics.jsonl; None before the second step."""
     rows = _last_rows(path, RECENT_STEPS)
     if not rows or rows[-1]["step"] < 2:
         return None
     last_timing = rows[-1]["timing"]
-    if not {"gpus", "steps"} <= last_timing.keys():  # written before these were recorded
+    if not {"gpus", "steps"} <= last_timing.keys():  # written by an earlier version
         return None
     timings = [row["timing"] for row in rows if row["step"] > 1 and row["timing"].get("gpus") == last_timing["gpus"]]
     return Progress(
@@ -158,7 +158,7 @@ def _last_validation(path: Path) -> tuple[int, float] | None:
 
 
 def _has_settings(folder: Path, train: schema.Train) -> bool:
-    """Whether the training in `folder` has these settings; an `auto` stands for whatever was chosen."""
+    """Whether the training in `folder` has these settings; `auto` equals any value."""
     try:
         stored = json.loads(read_bytes(folder / "training.json"))
     except (OSError, ValueError):
@@ -169,7 +169,7 @@ def _has_settings(folder: Path, train: schema.Train) -> bool:
 
 
 def _last_rows(path: Path, count: int) -> list[dict[str, Any]]:
-    """The last whole lines of a JSONL file; none if there is no file. A line still being written is left out."""
+    """The rows of the last complete lines of a JSONL file; none if there is no file."""
     try:
         with open_regular(path) as file:
             file.seek(max(0, path.stat().st_size - 4096 * count))

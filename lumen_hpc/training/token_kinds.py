@@ -1,7 +1,7 @@
-"""The kind of each supervised token: that of its question, but for the yes or no of an outcome's answer.
+"""The kind of each supervised token: its question's, except for the yes or no of an outcome's answer.
 
-That word alone is the prognosis; some forty tokens around it follow from the images or from the wording. As a kind of
-its own it counts as much as they do with `train.loss=kinds`, and its loss is the log loss of the prognosis.
+Only that word is the prognosis; some forty tokens around it follow from the images or from the wording. With
+`train.loss=kinds`, as a kind of its own, it counts as much as they do, and its loss is the log loss of the prognosis.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VERDICT = "verdict"
 
 
 class TokenKinds:
-    """Names and numbers of the kinds in some records."""
+    """Names and numbers of the kinds of some records."""
 
     def __init__(self, kinds: np.ndarray, device: torch.device | str = "cpu") -> None:
         """`kinds` [samples] str: the kind of each record's question, by sample id."""
@@ -30,7 +30,7 @@ class TokenKinds:
         self._index = torch.from_numpy(self._of_sample).to(device)
 
     def of(self, micro: Any) -> torch.Tensor:
-        """int64 [supervised tokens] of a micro-batch: places in `names`."""
+        """int64 [supervised tokens] of a micro-batch: their kinds, as places in `names`."""
         return torch.where(micro.verdicts, self._verdict, self._index[micro.samples])
 
     def counts(self, ids: Iterable[int], supervised: np.ndarray) -> torch.Tensor:

@@ -34,8 +34,8 @@ from lumen_hpc.watchdog import Beat, unwatched
 
 log = logging.getLogger(__name__)
 PADDED_LENGTHS = 32
-"""Lengths of a micro-batch that compiled layers meet: each compiles once, at its first appearance (10 s on an H200). Of
-a budget of 16,384 tokens, 8 lengths would leave 7 % of the work to padding, 32 leave 2 %."""
+"""Micro-batch lengths that compiled layers meet: each compiles once, at its first appearance (10 s on an H200). With a
+budget of 16,384 tokens, padding takes 7 % of the work with 8 lengths, and 2 % with 32."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def fine_tune(
 
 
 class _Sources:
-    """The records and the base of one training: what its index, and then its work, are made of."""
+    """The records and the base of one training, from which its index and then its work are made."""
 
     def __init__(
         self, records: Path, base: Path, out: Path, fingerprint: dict[str, Any], ranks: Ranks,
@@ -128,7 +128,7 @@ class _Sources:
         self._ranks, self._beat = ranks, beat
 
     def index(self, train: schema.Train, should_stop: Callable[[], bool]) -> RecordIndex | None:
-        """The index of the records; None if a stop was requested while it was made."""
+        """The index of the records; None if a stop was requested meanwhile."""
         found = record_index.build(
             self._records,
             self._preprocessor,
@@ -145,7 +145,7 @@ class _Sources:
         return found
 
     def work(self, train: schema.Train, index: RecordIndex, form: PromptForm, held_out: Path | None) -> loop.Work:
-        """Everything that the loop works on; `train` without an `auto` left."""
+        """Everything that the loop works on; `train` has no `auto`."""
         group = sequence_parallel.make_group(train.ranks_a_micro_batch, self._ranks)
         multiple = -(-train.token_budget // (PADDED_LENGTHS * 128)) * 128 if train.compiled else 1
         batcher = partial(Batcher, preprocessor=self._preprocessor, multiple=multiple, group=group)
@@ -170,7 +170,7 @@ class _Sources:
         )
 
     def _held_out(self, train: schema.Train, file: Path, batcher: Callable[..., Batcher]) -> validation.HeldOut | None:
-        """The records whose loss is measured at checkpoints; None without any."""
+        """The records whose loss is measured at checkpoints; None if there are none."""
         if not file.is_file() or not train.validate:
             return None
         return validation.hold_out(
@@ -200,7 +200,7 @@ def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
     weights = engine.weights()
     if weights is not None:
         learner = work.model
-        state = learner.export_names(quantisation.plain_state(weights, learner) if learner.quantised else weights)
+        state = learner.renamed_for_export(quantisation.plain_state(weights, learner) if learner.quantised else weights)
         base, factors = adapters.split(state)
         if factors:
             state = adapters.merge(base, factors, adapters.scale(work.fingerprint["train.adapter"]))

@@ -1,4 +1,4 @@
-"""The loss on held-out records, measured at checkpoints and kept in metrics.jsonl; training itself is not touched."""
+"""Measures the loss on held-out records at checkpoints, for metrics.jsonl; the training itself is not affected."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ LOSS = "validation_loss"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The records that are measured, and what packs them (`loop.Batcher`)."""
+    """The held-out records, and what packs them (`loop.Batcher`)."""
 
     index: RecordIndex
     batcher: Any
 
 
 def evenly_spaced(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """`count` records at even distances, or all of them: the same ones at every checkpoint."""
+    """`count` records at even distances, or all of them."""
     if len(records) <= count:
         return [records[row] for row in range(len(records))]
     return [records[row * len(records) // count] for row in range(count)]
@@ -54,9 +54,9 @@ def hold_out(
     folder: Path,
     version: str,
 ) -> HeldOut | None:
-    """The usable of these records; None where none is. They never stop a training: bad ones are left out.
+    """The usable ones of these records; None if there are none. Bad ones are left out and never stop a training.
 
-    `batcher` makes what packs them; the other arguments are those of `record_index.build`.
+    `batcher` creates what packs them; the other arguments are those of `record_index.build`.
     """
     if not records:
         return None
@@ -82,9 +82,9 @@ def measure_losses(
     ranks: Ranks,
     beat: Beat = unwatched,
 ) -> dict[str, float]:
-    """`validation_loss`, in the form of the training's own (`train.loss`), and `validation_loss_KIND`, a token's mean.
+    """`validation_loss`, of the form of the training loss (`train.loss`), and `validation_loss_KIND`, means per token.
 
-    Every rank calls it, and all get the same.
+    All ranks call it and get the same.
     """
     index, device = held_out.index, engine.ds.device
     kinds = TokenKinds(index.kinds, device)
@@ -97,7 +97,7 @@ def measure_losses(
         ranks.rank // group_size
     ]
     sums = torch.zeros(2, len(kinds.names), dtype=torch.float64, device=device)
-    # What is compiled was compiled with gradients; without them it would be compiled again, for every length.
+    # Layers were compiled with gradients; without, they would be compiled again for every length.
     no_gradients = nullcontext() if train.compiled or train.attention == "flex" else torch.no_grad()
     engine.ds.eval()
     try:

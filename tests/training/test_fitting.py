@@ -72,7 +72,7 @@ def test_the_longest_prompt_that_fits_stays_whole_and_longer_ones_lose_their_old
         fitted = fit(made["rows"], measured, limit)
         assert [one.images_left_out for one in fitted] == counts
         for one, whole in zip(fitted, made["rows"], strict=True):
-            assert one.record["images"] == whole["images"][one.left_out :]
+            assert one.record["images"] == whole["images"][one.images_left_out :]
             assert [one.measure] == measured([one.record])
 
 
@@ -118,4 +118,4 @@ def test_the_answer_does_not_decide_which_images_are_shown(made) -> None:
     measured = partial(measure, preprocessor=made["prepare"])
     for answer in ("no.", "nothing has changed. " * 20):
         [fitted] = fit([row(made["paths"], 3, answer=answer)], measured, made["limit"])
-        assert fitted.left_out == 0
+        assert fitted.images_left_out == 0
