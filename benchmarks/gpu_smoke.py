@@ -34,7 +34,7 @@ from lumen_hpc.distributed import Ranks
 from lumen_hpc.models import Workload
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.sizing import plan
-from lumen_hpc.training.train import fine_tune
+from lumen_hpc.training.train import Inputs, fine_tune
 
 QUESTIONS = 3
 """Questions an image, as in LUMEN."""
@@ -86,8 +86,7 @@ def rank(options: argparse.Namespace, folder: Path, ranks: Ranks) -> None:
             out = folder / name
             outcome = fine_tune(
                 settings,
-                folder / "records.jsonl",
-                base,
+                Inputs(records=folder / "records.jsonl", base=base),
                 out,
                 seed=0,
                 ranks=dataclasses.replace(ranks, job=f"{ranks.job}-{name}-{stop}"),

@@ -27,7 +27,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -39,6 +38,7 @@ from lumen_hpc.models import Workload
 from lumen_hpc.nvila import attention, cards, flash, layers
 from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
+from lumen_hpc.training.compile_trial import random_batch
 from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.learner import ALL_TILES
 from lumen_hpc.training.model_sizes import Sizes
@@ -131,18 +131,12 @@ class Case:
         return next(fitting, Sizes(layers=4))
 
     def _batch(self, rehearse: bool) -> nvila.Batch:
-        rng = np.random.default_rng(0)
-        shape = (382, 318) if rehearse else (3056, 2544)
-        groups = []
-        for count in QUESTIONS:
-            picture = rng.integers(256, size=shape, dtype=np.uint8)
-            text = " ".join(["effusion lung"] * (10 if rehearse else 60))
-            turns = [[{"from": "human", "value": f"<image>\n{text} {number}?"},
-                      {"from": "gpt", "value": "No finding is seen. " * 6}] for number in range(count)]  # fmt: skip
-            records = [{"images": [picture], "conversations": turn} for turn in turns]
-            groups.append(self.model.preprocess(records, inline=True, exact=False).samples)
+        text = " ".join(["effusion lung"] * (10 if rehearse else 60))
+        answer = "No finding is seen. " * 6
+        dialogues = [[(f"{text} {number}?", answer) for number in range(count)] for count in QUESTIONS]
         self.questions = sum(QUESTIONS)
-        return nvila.pack(groups, multiple=128 if self.train.compiled is True else 1)
+        shape = (382, 318) if rehearse else (3056, 2544)
+        return random_batch(self.model, dialogues, shape, multiple=128 if self.train.compiled is True else 1)
 
     def flops(self, part: str = "") -> float:
         whole = matrix_flops(self.train, self.sizes, self.batch.tokens, len(self.batch.tiles))
@@ -200,14 +194,14 @@ def step(size: Size, row: str) -> dict[str, Any]:
     from lumen_hpc.training.checkpointing import StagedWriter
     from lumen_hpc.training.deepspeed_engine import Engine
     from lumen_hpc.training.learner import Learner
-    from lumen_hpc.training.samples import Micro
+    from lumen_hpc.training.samples import MicroBatch
 
     case = Case(size, **SETTINGS[row])
     with tempfile.TemporaryDirectory() as folder:
         join(Ranks(), Path(folder))
     engine = Engine(Learner(case.model, case.train), case.train, Ranks(), StagedWriter())
     none = torch.zeros(0, dtype=torch.int64)
-    micro = Micro(case.batch, none, none.bool(), case.batch.tokens)
+    micro = MicroBatch(case.batch, none, none.bool(), case.batch.tokens)
 
     def learn(last: bool) -> None:
         engine.backward(engine(micro).mean(), last=last)

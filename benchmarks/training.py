@@ -47,7 +47,7 @@ from lumen_hpc.training.deepspeed_engine import Engine, deepspeed_config
 from lumen_hpc.training.layout import SharedSequence
 from lumen_hpc.training.learner import Learner
 from lumen_hpc.training.samples import Batcher, Pictures
-from lumen_hpc.training.train import fine_tune
+from lumen_hpc.training.train import Inputs, fine_tune
 
 MICRO_BATCH, GLOBAL_BATCH = 8, 32
 MIXTURE = {"diagnostic": 0.834, "difference": 0.083, "prediction": 0.083}
@@ -146,10 +146,10 @@ class PrebuiltBatches:
         self._batcher = batcher
         self._built: dict[tuple, Any] = {}
 
-    def build(self, packed: list[SharedSequence]) -> Any:
-        key = tuple(sequence.samples for sequence in packed)
+    def build(self, sequences: list[SharedSequence]) -> Any:
+        key = tuple(sequence.samples for sequence in sequences)
         if key not in self._built:
-            self._built[key] = self._batcher.build(packed)
+            self._built[key] = self._batcher.build(sequences)
         return self._built[key]
 
 
@@ -277,7 +277,7 @@ def part(folder: Path, who: str, stop: int) -> None:
         return
     doing = [""]
     fine_tune(
-        settings(), folder / "records.jsonl", folder / "base", out, seed=0, ranks=Ranks(),
+        settings(), Inputs(records=folder / "records.jsonl", base=folder / "base"), out, seed=0, ranks=Ranks(),
         should_stop=lambda: doing[-1].endswith(f" step {stop}"),
         beat=lambda action="", within=0.0, waits=False: doing.append(action),
     )  # fmt: skip

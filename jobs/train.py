@@ -34,7 +34,7 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Trains until done or until a stop is requested; yields one row a file of the final model."""
     from lumen_hpc.nvila.prompt_form import PromptForm
-    from lumen_hpc.training.train import fine_tune
+    from lumen_hpc.training.train import Inputs, fine_tune
 
     instruct = task.settings.instruct
     form = PromptForm.trained(
@@ -45,18 +45,21 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         weights = verify(task.run.base_weights, task.run.profile.cache)  # before anything else reads the folder
         records = task.run.path("instruct") / f"{compared(task.model).name}-train.jsonl"
         digests = {row["file"]: row["sha256"] for row in task.run.rows("instruct")}
+        inputs = Inputs(
+            records=records,
+            records_hash=digests.get(records.name, ""),
+            base=weights,
+            form=form,
+            held_out=records.with_name(records.name.replace("-train", "-val")),
+        )
         outcome = fine_tune(
             task.settings.train,
-            records,
-            weights,
+            inputs,
             task.folder,
             seed=task.settings.seed + training_number(task.model),
             ranks=task.ranks,
             should_stop=task.should_stop,
             beat=task.beat,
-            form=form,
-            records_hash=digests.get(records.name, ""),
-            held_out=records.with_name(records.name.replace("-train", "-val")),
         )
         if not outcome.finished:
             raise Interrupted(f"saved at step {outcome.step}")

@@ -8,6 +8,7 @@ training's own widths, adapters and recomputation, and compares its results with
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from lumen_hpc.nvila.config import NVILAConfig
 from lumen_hpc.nvila.tiny import train_tokenizer
 from lumen_hpc.scratch import use_private_cache
 from lumen_hpc.training.learner import Learner
-from lumen_hpc.training.samples import Micro
+from lumen_hpc.training.samples import MicroBatch
 
 QUESTIONS = ("Is there an effusion in the left lung?", "Is there edema?")
 ANSWER = "No finding is seen."
@@ -59,9 +60,11 @@ def _losses_and_gradients(
     model = _small_model(config, kernel, torch.bfloat16 if train.precision == "bf16" else torch.float32, device)
     learner = Learner(model, dataclasses.replace(train, compiled=False))
     model.prepare_layers(train.checkpointing, compiled=compiled, backend=backend)
-    batch = _batch(model).to(torch.device(device))
+    one, two = ([(question, ANSWER) for question in QUESTIONS[:count]] for count in (1, 2))
+    side = config.image_size
+    batch = random_batch(model, [two, one], (side, side), multiple=128).to(torch.device(device))
     of_token = torch.zeros(batch.supervised, dtype=torch.int64)
-    losses = learner(Micro(batch, of_token, of_token.bool(), batch.tokens))
+    losses = learner(MicroBatch(batch, of_token, of_token.bool(), batch.tokens))
     losses.sum().backward()
     gradients = [p.grad.flatten().float() for p in model.parameters() if p.grad is not None]
     return [losses.detach(), torch.cat(gradients)]
@@ -87,17 +90,18 @@ def _small_model(config: NVILAConfig, kernel: str, dtype: torch.dtype, device: s
             torch.set_default_dtype(default_dtype)
 
 
-def _batch(model: nvila.NVILA) -> nvila.Batch:
-    """A picture with two questions and one with a single question: shared prefixes, and samples of several lengths."""
+def random_batch(
+    model: nvila.NVILA, dialogues: Sequence[Sequence[tuple[str, str]]], shape: tuple[int, int], *, multiple: int = 1
+) -> nvila.Batch:
+    """A packed batch of random pictures, each with its (question, answer) pairs; `shape`: a picture's [H, W] in px."""
     rng = np.random.default_rng(0)
-    side = model.config.image_size
     groups = []
-    for questions in (QUESTIONS, QUESTIONS[:1]):
-        picture = rng.integers(256, size=(side, side), dtype=np.uint8)
+    for dialogue in dialogues:
+        picture = rng.integers(256, size=shape, dtype=np.uint8)
         turns = [
-            [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": ANSWER}]
-            for question in questions
+            [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]
+            for question, answer in dialogue
         ]
         records = [{"images": [picture], "conversations": turn} for turn in turns]
         groups.append(model.preprocess(records, inline=True, exact=False).samples)
-    return nvila.pack(groups, multiple=128)
+    return nvila.pack(groups, multiple=multiple)

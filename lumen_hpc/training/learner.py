@@ -16,7 +16,7 @@ from lumen_hpc.nvila.group import SingleProcess
 from lumen_hpc.nvila.tower_cache import TowerCache
 from lumen_hpc.training import adapters
 from lumen_hpc.training.accelerator import deepspeed
-from lumen_hpc.training.samples import Micro
+from lumen_hpc.training.samples import MicroBatch
 
 log = logging.getLogger(__name__)
 ALL_TILES = 1 << 20
@@ -77,12 +77,12 @@ class Learner(torch.nn.Module):
                     model, list({type(layer) for part in layers.layers(model).values() for layer in part})
                 )
 
-    def forward(self, micro: Micro) -> torch.Tensor:
+    def forward(self, micro_batch: MicroBatch) -> torch.Tensor:
         """Negative log-likelihood of each supervised token, float32 [tokens], in the order of `micro.samples`.
 
         If ranks divide the micro-batch, only of the tokens that this rank's positions predict (`Batcher`).
         """
-        batch, model = micro.batch, self.model
+        batch, model = micro_batch.batch, self.model
         group = model.group
         self._log_new_length(batch)
         embeds, _ = model.embed(batch)

@@ -43,7 +43,7 @@ class Diverged(UserError):
     """The loss is not finite, or far above its recent median; the same steps would give it again."""
 
 
-class Micro(Protocol):
+class MicroBatch(Protocol):
     """A micro-batch on its way to the model."""
 
     tokens: int
@@ -53,14 +53,14 @@ class Micro(Protocol):
     verdicts: torch.Tensor
     """[supervised tokens] bool: the yes or no of an outcome's answer, which is a kind of token of its own."""
 
-    def to(self, device: torch.device) -> Micro:
+    def to(self, device: torch.device) -> MicroBatch:
         """The same on another device."""
 
 
 class Batcher(Protocol):
     """Turns sequences into micro-batches."""
 
-    def build(self, sequences: list[SharedSequence]) -> Micro:
+    def build(self, sequences: list[SharedSequence]) -> MicroBatch:
         """A micro-batch of these sequences; without any, one that computes something and supervises nothing."""
 
 
@@ -78,7 +78,7 @@ class Work:
     """A checkpoint must have the same one for training to continue from it."""
     base: str = ""
     """Folder of the model that training started from, from which a checkpoint's reader takes the configuration."""
-    flops: Callable[[Micro], float] = lambda micro: 0.0
+    flops: Callable[[MicroBatch], float] = lambda micro: 0.0
     """Model FLOPs of a micro-batch's forward and backward passes, for the MFU."""
     held_out: validation.HeldOut | None = None
     """Records whose loss is measured at checkpoints."""
@@ -144,7 +144,7 @@ class Loop:
     work: Work
     train: schema.Train
     ranks: Ranks
-    plan: sampling.Sampler
+    order: sampling.Sampler
     engine: Engine
     checkpoints: Checkpoints
     steps_done: int
@@ -176,18 +176,18 @@ class Loop:
         stop = False
         start = time.perf_counter()
         with Prefetcher(self._layouts(), self.work.batcher, workers=self.train.workers) as prefetcher:
-            for ids, micros in prefetcher:
+            for ids, micro_batches in prefetcher:
                 data_wait = time.perf_counter() - start
-                metrics, stop = self._step(ids, micros)
+                metrics, stop = self._step(ids, micro_batches)
                 self.steps_done += 1
                 is_due = self._is_due()
                 # A stop does not wait for it: the next start measures it. After the last step there is no next start.
                 validation_losses = (
-                    self._validate() if is_due and (not stop or self.steps_done == self.plan.steps) else {}
+                    self._validate() if is_due and (not stop or self.steps_done == self.order.steps) else {}
                 )
                 if journal is not None:
                     seconds = time.perf_counter() - start - self.validation_s
-                    timing = self._timing(seconds, data_wait, micros, metrics, started)
+                    timing = self._timing(seconds, data_wait, micro_batches, metrics, started)
                     self._record(journal, ids, metrics | validation_losses, timing)
                 if stop or is_due:
                     self.beat(f"saves after step {self.steps_done}")
@@ -199,7 +199,7 @@ class Loop:
         if journal is not None:
             journal.close()
         dist.barrier()
-        return self.steps_done == self.plan.steps
+        return self.steps_done == self.order.steps
 
     def _open_journal(self, resumed: Checkpoint | None) -> Journal | None:
         """Rank 0's journal, truncated to the steps done; None elsewhere.
@@ -235,7 +235,7 @@ class Loop:
 
     def _is_due(self) -> bool:
         """Whether the last step is followed by a validation and a checkpoint."""
-        return self.steps_done == self.plan.steps or (
+        return self.steps_done == self.order.steps or (
             self.steps_done > 0 and self.steps_done % self.train.checkpoint_every == 0
         )
 
@@ -253,13 +253,13 @@ class Loop:
 
     def _report(self, metrics: dict[str, Any], timing: dict[str, Any]) -> None:
         """A line for the log: at the first and last step, at every validation loss, and every few seconds."""
-        last, held_out = self.steps_done == self.plan.steps, metrics.get(validation.LOSS)
+        last, held_out = self.steps_done == self.order.steps, metrics.get(validation.LOSS)
         if not (last or held_out or time.monotonic() - self.last_report >= REPORT_S):
             return
         self.last_report = time.monotonic()
         loss_text = f", validation loss {held_out:.4g}" if held_out else ""
         print(
-            f"step {self.steps_done}/{self.plan.steps}: loss {metrics['loss']:.4g}{loss_text}, lr {metrics['lr']:.3g}, "
+            f"step {self.steps_done}/{self.order.steps}: loss {metrics['loss']:.4g}{loss_text}, lr {metrics['lr']:.3g}, "
             f"{timing['tokens_per_s']:.0f} tokens/s" + ("" if last else f", ETA {spell(timing['eta_s'])}"),
             flush=True,
         )
@@ -268,8 +268,8 @@ class Loop:
         """(sample ids, this rank's micro-batches) of every remaining step."""
         index, train = self.work.index, self.train
         group_size = train.ranks_a_micro_batch
-        for step in range(self.steps_done, self.plan.steps):
-            ids = self.plan.batch(step)
+        for step in range(self.steps_done, self.order.steps):
+            ids = self.order.batch(step)
             layout = lay_out(
                 ids,
                 index.groups,
@@ -288,7 +288,7 @@ class Loop:
             return (1 / counts.clamp(min=1)).float().tolist()
         return torch.full_like(counts, 1 / float(counts.sum())).float().tolist()
 
-    def _step(self, ids: list[int], micros: list[Micro]) -> tuple[dict, bool]:
+    def _step(self, ids: list[int], micro_batches: list[MicroBatch]) -> tuple[dict, bool]:
         """Forward, backward, one collective over sums and flags, and the update.
 
         Only two values are read back from a GPU: the collective's sums, and the gradient norm after the update.
@@ -299,16 +299,20 @@ class Loop:
         names = self.kinds.names
         sums = torch.zeros(2 * len(names) + 4, dtype=torch.float64, device=self.device)
         per_kind, counts = sums[: len(names)], sums[len(names) : -4]
-        for number, micro in enumerate(micros, 1):
-            micro = micro.to(self.device)
-            nll = self.engine(micro)
-            kinds = self.kinds.of(micro)
-            self.engine.backward((nll * weights_on_device[kinds]).sum(), last=number == len(micros))
+        for number, micro_batch in enumerate(micro_batches, 1):
+            micro_batch = micro_batch.to(self.device)
+            nll = self.engine(micro_batch)
+            kinds = self.kinds.of(micro_batch)
+            self.engine.backward((nll * weights_on_device[kinds]).sum(), last=number == len(micro_batches))
             per_kind.index_add_(0, kinds, nll.detach().double())
             counts.index_add_(0, kinds, torch.ones_like(nll, dtype=torch.float64))
         self.beat(f"waits for the others in step {self.steps_done + 1}", self.train.stuck_after, waits=True)
         flags = [float(self.should_stop()), float(self.checkpoints.failed)]
-        own_values = [*flags, sum(micro.tokens for micro in micros), sum(map(self.work.flops, micros))]
+        own_values = [
+            *flags,
+            sum(micro_batch.tokens for micro_batch in micro_batches),
+            sum(map(self.work.flops, micro_batches)),
+        ]
         sums[-4:] = torch.tensor(own_values, dtype=torch.float64)
         dist.all_reduce(sums)
         *values, stop, failed, tokens, self.flops = sums.tolist()
@@ -317,7 +321,7 @@ class Loop:
         per_kind, counts = values[: len(names)], values[len(names) :]
         loss = sum(total * weight for total, weight in zip(per_kind, weights))
         self._check(loss)
-        rate = rate_at(self.steps_done, self.plan.steps, self.train.learning_rate, self.train.warmup)
+        rate = rate_at(self.steps_done, self.order.steps, self.train.learning_rate, self.train.warmup)
         norm = self.engine.step(rate)
         self._check(norm, "gradient norm")
         self.recent_losses.append(loss)
@@ -327,7 +331,7 @@ class Loop:
             **kind_losses,
             "lr": rate,
             "grad_norm": norm,
-            "samples": self.plan.consumed(self.steps_done + 1),
+            "samples": self.order.consumed(self.steps_done + 1),
             "tokens": int(tokens),
             "supervised": int(sum(counts)),
         }, stop > 0
@@ -351,7 +355,7 @@ class Loop:
         state = {
             "fingerprint": self.work.fingerprint,
             "base": self.work.base,
-            "samples": self.plan.consumed(self.steps_done),
+            "samples": self.order.consumed(self.steps_done),
         }
         try:
             if journal is not None:
@@ -361,7 +365,7 @@ class Loop:
             raise write_error(self.work.out / FOLDER, error) from error
 
     def _timing(
-        self, seconds: float, waited: float, micros: list[Micro], metrics: dict[str, Any], started: float
+        self, seconds: float, waited: float, micro_batches: list[MicroBatch], metrics: dict[str, Any], started: float
     ) -> dict[str, Any]:
         """Times of a step: `seconds` since the end of the previous one, plus the last checkpoint's pause."""
         self.step_seconds.append(seconds)
@@ -371,10 +375,10 @@ class Loop:
             "data_wait": round(waited, 6),
             "checkpoint_stall": round(stall, 6),
             "tokens_per_s": round(metrics["tokens"] / total, 1),
-            "micro_batches": len(micros),
+            "micro_batches": len(micro_batches),
             "gpus": self.ranks.world_size,
-            "steps": self.plan.steps,
-            "eta_s": round((self.plan.steps - self.steps_done) * statistics.mean(self.step_seconds), 1),
+            "steps": self.order.steps,
+            "eta_s": round((self.order.steps - self.steps_done) * statistics.mean(self.step_seconds), 1),
             "time": round(time.time(), 3),
         }
         if torch.cuda.is_available():

@@ -59,7 +59,7 @@ def _grey_pixels(path: str) -> np.ndarray | None:
 
 
 @dataclass
-class Micro:
+class MicroBatch:
     """A packed micro-batch."""
 
     batch: Batch
@@ -69,7 +69,7 @@ class Micro:
     """[supervised tokens] bool: the yes or no of an outcome's answer."""
     tokens: int
 
-    def to(self, device: torch.device) -> Micro:
+    def to(self, device: torch.device) -> MicroBatch:
         return replace(
             self,
             batch=self.batch.to(device, non_blocking=True),
@@ -77,7 +77,7 @@ class Micro:
             verdicts=self.verdicts.to(device, non_blocking=True),
         )
 
-    def pin_memory(self) -> Micro:
+    def pin_memory(self) -> MicroBatch:
         """The same in page-locked memory, from which copies to a GPU are asynchronous."""
         return replace(
             self,
@@ -110,14 +110,14 @@ class Batcher:
         self._records, self._index, self._preprocessor = records, index, preprocessor
         self._pictures = pictures
 
-    def build(self, sequences: list[SharedSequence]) -> Micro:
+    def build(self, sequences: list[SharedSequence]) -> MicroBatch:
         """A micro-batch of these sequences; without any, of a blank sample that supervises nothing.
 
         Raises UserError naming a record whose images or text have changed since they were indexed.
         """
         if not sequences:
             empty = torch.zeros(0, dtype=torch.int64)
-            return Micro(pack([[self._blank()]], multiple=self._group.size), empty, empty.bool(), 0)
+            return MicroBatch(pack([[self._blank()]], multiple=self._group.size), empty, empty.bool(), 0)
         ids = [sample for sequence in sequences for sample in sequence.samples]
         samples = self._samples(sequences)
         batch = pack([[samples[i] for i in sequence.samples] for sequence in sequences], multiple=self._multiple)
@@ -125,7 +125,7 @@ class Batcher:
         sample_of_token = torch.repeat_interleave(torch.tensor(ids), counts)
         verdicts = torch.cat([self._verdict_mask(i, samples[i]) for i in ids])
         batch, is_own, tokens = take_own_tokens(batch, self._group)
-        micro = Micro(batch, sample_of_token[is_own], verdicts[is_own], tokens)
+        micro = MicroBatch(batch, sample_of_token[is_own], verdicts[is_own], tokens)
         return micro.pin_memory() if torch.cuda.is_available() else micro
 
     def _samples(self, sequences: list[SharedSequence]) -> dict[int, Sample]:

@@ -29,9 +29,9 @@ class TokenKinds:
         self._outcome = number.get("outcome", -1)
         self._index = torch.from_numpy(self._of_sample).to(device)
 
-    def of(self, micro: Any) -> torch.Tensor:
+    def of(self, micro_batch: Any) -> torch.Tensor:
         """int64 [supervised tokens] of a micro-batch: their kinds, as places in `names`."""
-        return torch.where(micro.verdicts, self._verdict, self._index[micro.samples])
+        return torch.where(micro_batch.verdicts, self._verdict, self._index[micro_batch.samples])
 
     def counts(self, ids: Iterable[int], supervised: np.ndarray) -> torch.Tensor:
         """float64 [names]: supervised tokens of each kind in these samples; `supervised` [samples] as indexed."""

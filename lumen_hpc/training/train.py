@@ -38,6 +38,22 @@ PADDED_LENGTHS = 32
 budget of 16,384 tokens, padding takes 7 % of the work with 8 lengths, and 2 % with 32."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a training reads."""
+
+    records: Path
+    """Instruction file (JSONL)."""
+    records_hash: str = ""
+    """Its SHA-256 if known, which saves every rank reading the file for it."""
+    base: Path
+    """Folder of the pretrained NVILA."""
+    form: PromptForm = PromptForm.trained()
+    """Form of the records' prompts, which `final/` notes."""
+    held_out: Path | None = None
+    """Instruction file whose loss is measured at checkpoints (`train.validate`), for metrics.jsonl."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a training ended."""
@@ -52,34 +68,27 @@ class Outcome:
 
 def fine_tune(
     train: schema.Train,
-    records: Path,
-    base: Path,
+    inputs: Inputs,
     out: Path,
     *,
     seed: int,
     ranks: Ranks,
     should_stop: Callable[[], bool],
     beat: Beat = unwatched,
-    form: PromptForm | None = None,
-    records_hash: str = "",
-    held_out: Path | None = None,
 ) -> Outcome:
     """Trains, or continues training, until the end or until `should_stop`; every rank calls it.
 
-    `records`: an instruction file (JSONL); where its hash is known, `records_hash`, no rank reads all of it for that.
-    `base`: folder of the pretrained NVILA. `out` receives `checkpoints/`,
-    `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A training that is already
-    finished returns at once; one with other settings is moved to `out/earlier/` and training starts from the base.
-    `held_out`: an instruction file whose loss is measured at checkpoints (`train.validate`), into metrics.jsonl.
-    `form` is the records' and is noted in `final/`; None: what every training here has.
-    Raises UserError for invalid settings and records, and for a folder in which another job trains;
-    loop.Diverged for a loss that diverges.
+    `out` receives `checkpoints/`, `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A
+    training that is already finished returns at once; one with other settings is moved to `out/earlier/`, and training
+    starts from the base. Raises UserError for invalid settings and records, and for a folder in which another job
+    trains; loop.Diverged for a loss that diverges.
     """
     started = time.monotonic()
     folder.require_writable(out, ranks)
-    auto = Auto(train, base, out, ranks)
+    auto = Auto(train, inputs.base, out, ranks)
     train = auto.resolve_memory()
-    fingerprint = folder.fingerprint_of(train, records_hash or folder.records_hash(records), base, seed)
+    records_hash = inputs.records_hash or folder.records_hash(inputs.records)
+    fingerprint = folder.fingerprint_of(train, records_hash, inputs.base, seed)
     if steps := folder.finished_steps(out, fingerprint):
         return Outcome(True, steps)
     beat("waiting for the other ranks", waits=True)
@@ -95,7 +104,7 @@ def fine_tune(
         index = None
         if not on_any_rank(should_stop()):
             train = auto.resolve_compiled(train, beat)
-            sources = _Sources(records, base, out, fingerprint, ranks, beat)
+            sources = _Sources(inputs, out, fingerprint, ranks, beat)
             index = sources.index(train, should_stop)
         if index is None:  # asked to stop before anything was loaded
             leave()
@@ -103,7 +112,7 @@ def fine_tune(
             return Outcome(False, int(checkpoint.name.removeprefix("step-")) if checkpoint else 0)
         train = auto.resolve_sequence_parallel(train, index, seed)
         auto.require_fit(train)
-        work = sources.work(train, index, form or PromptForm.trained(), held_out)
+        work = sources.work(train, index)
         engine, steps, finished = loop.run(
             work, train, ranks, seed=seed, should_stop=should_stop, beat=beat, started=started
         )
@@ -118,18 +127,15 @@ def fine_tune(
 class _Sources:
     """The records and the base of one training, from which its index and then its work are made."""
 
-    def __init__(
-        self, records: Path, base: Path, out: Path, fingerprint: dict[str, Any], ranks: Ranks,
-        beat: Beat,
-    ) -> None:  # fmt: skip
+    def __init__(self, inputs: Inputs, out: Path, fingerprint: dict[str, Any], ranks: Ranks, beat: Beat) -> None:
         """The arguments are those of `fine_tune`."""
-        self._records, self._preprocessor = Records(records), nvila.Preprocessor.open(base)
-        self._base, self._out, self._fingerprint = base, out, fingerprint
-        self._ranks, self._beat = ranks, beat
+        self._inputs, self._base = inputs, inputs.base
+        self._records, self._preprocessor = Records(inputs.records), nvila.Preprocessor.open(inputs.base)
+        self._out, self._fingerprint, self._ranks, self._beat = out, fingerprint, ranks, beat
 
     def index(self, train: schema.Train, should_stop: Callable[[], bool]) -> RecordIndex | None:
         """The index of the records; None if a stop was requested meanwhile."""
-        found = record_index.build(
+        index = record_index.build(
             self._records,
             self._preprocessor,
             self._ranks,
@@ -140,19 +146,19 @@ class _Sources:
             should_stop=should_stop,
             beat=self._beat,
         )
-        if found is not None and self._ranks.first:
-            log.info("records: %s", record_index.describe(found))
-        return found
+        if index is not None and self._ranks.first:
+            log.info("records: %s", record_index.describe(index))
+        return index
 
-    def work(self, train: schema.Train, index: RecordIndex, form: PromptForm, held_out: Path | None) -> loop.Work:
+    def work(self, train: schema.Train, index: RecordIndex) -> loop.Work:
         """Everything that the loop works on; `train` has no `auto`."""
         group = sequence_parallel.make_group(train.ranks_a_micro_batch, self._ranks)
         multiple = -(-train.token_budget // (PADDED_LENGTHS * 128)) * 128 if train.compiled else 1
         batcher = partial(Batcher, preprocessor=self._preprocessor, multiple=multiple, group=group)
-        held_out_records = self._held_out(train, held_out, batcher) if held_out is not None else None
+        held_out = self._held_out(train, batcher)
         self._beat("loading the model")
         model = self._model(train)
-        model.config = model.config.with_prompt_form(form)  # saved with the final model
+        model.config = model.config.with_prompt_form(self._inputs.form)  # saved with the final model
         sizes = Sizes.read(self._base)
 
         def flops(micro: Any) -> float:
@@ -166,17 +172,18 @@ class _Sources:
             fingerprint=self._fingerprint,
             base=str(self._base.resolve()),
             flops=flops,
-            held_out=held_out_records,
+            held_out=held_out,
         )
 
-    def _held_out(self, train: schema.Train, file: Path, batcher: Callable[..., Batcher]) -> validation.HeldOut | None:
+    def _held_out(self, train: schema.Train, batcher: Callable[..., Batcher]) -> validation.HeldOut | None:
         """The records whose loss is measured at checkpoints; None if there are none."""
-        if not file.is_file() or not train.validate:
+        file = self._inputs.held_out
+        if file is None or not file.is_file() or not train.validate:
             return None
         return validation.hold_out(
             validation.evenly_spaced(Records(file), train.validate),
             self._preprocessor,
-            lambda kept, index: batcher(kept, index, pictures=Pictures()),
+            lambda records, index: batcher(records, index, pictures=Pictures()),
             self._ranks,
             max_tokens=train.max_tokens,
             folder=self._out / "validation",

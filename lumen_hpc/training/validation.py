@@ -102,11 +102,11 @@ def measure_losses(
     engine.ds.eval()
     try:
         with ThreadPoolExecutor(train.workers) as pool, no_gradients:
-            for micro in pool.map(held_out.batcher.build, micro_batches):
+            for micro_batch in pool.map(held_out.batcher.build, micro_batches):
                 beat()
-                micro = micro.to(device)
-                nll = engine(micro).detach().double()
-                kind = kinds.of(micro)
+                micro_batch = micro_batch.to(device)
+                nll = engine(micro_batch).detach().double()
+                kind = kinds.of(micro_batch)
                 sums[0].index_add_(0, kind, nll)
                 sums[1].index_add_(0, kind, torch.ones_like(nll))
     finally:

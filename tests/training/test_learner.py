@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.training.learner import Learner
-from lumen_hpc.training.samples import Micro
+from lumen_hpc.training.samples import MicroBatch
 from tests.nvila.conftest import make_family, records  # noqa: F401  (a fixture)
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique")
@@ -38,7 +38,7 @@ def test_the_host_waits_for_nothing_in_a_micro_batch(records, family, kernel, ze
     samples = model.preprocess(records).samples
     batch = nvila.pack([samples[:2], samples[2:3], samples[3:]])
     of_token = torch.zeros(batch.supervised, dtype=torch.int64)
-    micro = Micro(batch, of_token, of_token.bool(), batch.tokens)
+    micro = MicroBatch(batch, of_token, of_token.bool(), batch.tokens)
     learner(micro)  # tables that are made once
     with Waits() as waits:
         learner(micro).sum().backward()

@@ -21,7 +21,7 @@ from lumen_hpc.training import record_index
 from lumen_hpc.training.folder import RESULTS
 from lumen_hpc.training.predict import open_predictor
 from lumen_hpc.training.record_index import BLOCK
-from lumen_hpc.training.train import fine_tune
+from lumen_hpc.training.train import Inputs, fine_tune
 from tests.training import tiny, toy
 
 STEPS = 5
@@ -150,9 +150,13 @@ def test_a_folder_in_which_another_job_trains_is_refused(dataset, tmp_path):
         holder.stdout.readline()
         with pytest.raises(UserError, match=r"another training is running in .*\(job 7 on n1\)"):
             fine_tune(
-                Train(**tiny.SETTINGS), dataset / "records.jsonl", dataset / "base", tmp_path, seed=0,
-                ranks=Ranks(), should_stop=lambda: False,
-            )  # fmt: skip
+                Train(**tiny.SETTINGS),
+                Inputs(records=dataset / "records.jsonl", base=dataset / "base"),
+                tmp_path,
+                seed=0,
+                ranks=Ranks(),
+                should_stop=lambda: False,
+            )
         leave()
         assert not (tmp_path / "training.json").exists()
 

@@ -84,21 +84,20 @@ def _train(run: dict[str, Any], ranks: Any) -> str:
     import torch
 
     from lumen_hpc.config.schema import Adapter, Train
-    from lumen_hpc.training.train import fine_tune
+    from lumen_hpc.training.train import Inputs, fine_tune
 
     dataset = Path(run["dataset"])
     known = {field.name for field in dataclasses.fields(Train)}
     assert set(run["settings"]) <= known
     torch.manual_seed(1)
+    held_out = Path(run["held_out"]) if "held_out" in run else None
     outcome = fine_tune(
         Train(**run["settings"] | {"adapter": Adapter(**run["settings"].get("adapter", {}))}),
-        dataset / "records.jsonl",
-        dataset / "base",
+        Inputs(records=dataset / "records.jsonl", base=dataset / "base", held_out=held_out),
         Path(run["out"]),
         seed=0,
         ranks=ranks,
         should_stop=lambda: toy.steps(Path(run["out"])) + 1 >= run.get("stop_at", 10**9),
-        held_out=Path(run["held_out"]) if "held_out" in run else None,
     )
     return str(outcome)
 

@@ -121,8 +121,8 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
         return torch.from_numpy(np.random.default_rng(sample).integers(VOCABULARY, size=suffix[sample] + 1))
 
     class Batcher:
-        def build(self, packed: list[SharedSequence]) -> Micro:
-            parts = [(sample, text(sample)) for sequence in packed for sample in sequence.samples]
+        def build(self, sequences: list[SharedSequence]) -> Micro:
+            parts = [(sample, text(sample)) for sequence in sequences for sample in sequence.samples]
             nothing = torch.zeros(0, dtype=torch.long)
             learned = sum(len(text) - 1 for _, text in parts)
             return Micro(
@@ -130,7 +130,7 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
                 torch.cat([nothing, *(text[1:] for _, text in parts)]),
                 torch.cat([nothing, *(torch.full((len(text) - 1,), sample) for sample, text in parts)]),
                 torch.zeros(learned, dtype=torch.bool),
-                sum(sequence.tokens for sequence in packed),
+                sum(sequence.tokens for sequence in sequences),
             )
 
     class Model(torch.nn.Module):
