@@ -17,7 +17,7 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.data.table_files import ENTITIES
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import read_json
-from lumen_hpc.models import repeats, trained_on
+from lumen_hpc.models import models_trained_on, repeats
 
 STAGE = Stage(
     name="evaluate",
@@ -70,7 +70,7 @@ def outcomes(task: Task, folder: Path, banner: Sequence[str]) -> tuple[list[Path
         outcomes_folder,
         prepare_folder / "studies.jsonl",
         run.rows("experts"),
-        {model: run.rows("prognose", model) for model in trained_on("outcome", settings.predict.models)},
+        {model: run.rows("prognose", model) for model in models_trained_on("outcome", settings.predict.models)},
         settings.instruct.outcomes,
         resamples=settings.evaluate.bootstrap,
         seed=settings.seed,
@@ -81,7 +81,9 @@ def outcomes(task: Task, folder: Path, banner: Sequence[str]) -> tuple[list[Path
         if settings.data.source == "phantom"
         else None,
     )
-    answers = {model: list(run.rows("prognose", model)) for model in trained_on("timeline", settings.predict.models)}
+    answers = {
+        model: list(run.rows("prognose", model)) for model in models_trained_on("timeline", settings.predict.models)
+    }
     scores = evaluation.timeline_scores(
         read_jsonl(run.path("instruct") / TEST),
         answers,

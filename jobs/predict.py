@@ -34,7 +34,7 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Loads the model once; yields an answer row a question."""
+    """Loads the model once; yields one row per question."""
     from lumen_hpc.data import probes
     from lumen_hpc.data.records import Records
     from lumen_hpc.serving.predictor import open_predictor
@@ -42,14 +42,14 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     questions = Records(task.run.path("instruct") / "lumen-test.jsonl")
     weights = verify(task.run.weights(task.model), task.run.profile.cache)
     settings = task.settings.predict
-    if training_number(task.model):  # the spread needs the answers alone
+    if training_number(task.model):  # the spread needs only the answers
         settings = replace(settings, controls=[control for control in settings.controls if control == probes.CONTROL])
     limit = task.settings.train.max_tokens
     predictor = open_predictor(weights, settings, model=task.model, max_tokens=limit)
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = shard.span(len(questions))
-        task.expected = len(part) * (1 + len(task.settings.predict.controls))  # a control leaves some questions out
+        task.expected = len(part) * (1 + len(task.settings.predict.controls))  # some questions have no such control
         yield from predictor.answer(questions, part)
 
     return process

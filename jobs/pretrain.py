@@ -35,7 +35,7 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Yields a row with the digest of each weights file."""
+    """Yields one row with the digest of each file of weights."""
     from lumen_hpc.outcomes import phantom_texts
     from lumen_hpc.training import pretrain
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
-from lumen_hpc.models import trained_on
+from lumen_hpc.models import models_trained_on
 
 ANSWER_TOKENS = 32
 """The sentences are short, and the probability of yes is that of the first token."""
@@ -27,7 +27,7 @@ STAGE = Stage(
     settings=("seed", "predict.shards", "train.base", "train.max_tokens"),
     after=("pretrain", "instruct", "train-{model}"),
     shards=lambda settings: settings.predict.shards,
-    models=lambda settings: trained_on("outcome", settings.predict.models),
+    models=lambda settings: models_trained_on("outcome", settings.predict.models),
     volatile=("seconds",),
     gpu_hours=estimate.predict,
     load_hours=estimate.predict_load,

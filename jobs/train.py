@@ -1,7 +1,7 @@
-"""Section 2.5: NVILA is fine-tuned on the records of one model (`ft` or `lumen`) by multi-node DeepSpeed.
+"""Section 2.5: fine-tunes NVILA on the records of one model (`ft` or `lumen`) by multi-node DeepSpeed.
 
-Every rank runs this file. Checkpoints, metrics.jsonl and the final model in the official layout are written next to
-the one shard, which has a row for each file of the final model.
+Every rank runs this file. It writes checkpoints, metrics.jsonl and the final model in the official layout beside its
+one shard, which has a row per file of the final model.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Interrupted, Shard, Stage, Task
-from lumen_hpc.models import MODELS, compared, repeats, training_number
+from lumen_hpc.models import MODELS, compared_model, repeats, training_number
 from lumen_hpc.training import speed
 from lumen_hpc.weights import verify
 
@@ -32,7 +32,7 @@ STAGE = Stage(
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
-    """Trains until done or until a stop is requested; yields one row a file of the final model."""
+    """Trains until done or until a stop is requested; yields one row per file of the final model."""
     from lumen_hpc.nvila.prompt_form import PromptForm
     from lumen_hpc.training.train import Inputs, fine_tune
 
@@ -43,7 +43,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         weights = verify(task.run.base_weights, task.run.profile.cache)  # before anything else reads the folder
-        records = task.run.path("instruct") / f"{compared(task.model).name}-train.jsonl"
+        records = task.run.path("instruct") / f"{compared_model(task.model).name}-train.jsonl"
         digests = {row["file"]: row["sha256"] for row in task.run.rows("instruct")}
         inputs = Inputs(
             records=records,

@@ -22,7 +22,7 @@ from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.schema import KINDS, Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.measures import MEASURES
-from lumen_hpc.models import AGAIN
+from lumen_hpc.models import REPEAT_MARK
 from lumen_hpc.plain_text import visible
 from lumen_hpc.report import costs
 
@@ -271,7 +271,7 @@ class OpenRun:
         """A row an optimizer step of each training, of further seeds (`lumen@1`) and of those under way too."""
         frames = []
         for model in self.models:
-            for folder in (self._run.path("train", model), *sorted(self.folder.glob(f"train-{model}{AGAIN}*"))):
+            for folder in (self._run.path("train", model), *sorted(self.folder.glob(f"train-{model}{REPEAT_MARK}*"))):
                 if rows := manifest.read(folder / "metrics.jsonl"):
                     frames.append(pd.json_normalize(rows).assign(model=folder.name.removeprefix("train-")))
         frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -1,4 +1,4 @@
-"""Ranks of a training job and their rendezvous."""
+"""The ranks of a training job: rendezvous, and exchange of small values."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from typing import Any
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, write_json
 
-COLLECTIVE_S = 7200.0
-"""Longest wait of a rank for the others in a collective [s]."""
-ANSWER_S = 60.0
-"""Shortest patience with one answer of the store [s], also where the ranks are waited for less long."""
+COLLECTIVE_TIMEOUT_S = 7200.0
+"""How long a rank waits for the others in a collective [s]."""
+MIN_STORE_TIMEOUT_S = 60.0
+"""Shortest timeout of a request to the store [s], even if the ranks have less time to join."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Ranks:
     nodes: int = 1
     """Nodes of the job."""
     job: str = ""
-    """Name shared by the ranks of this attempt and by no earlier one."""
+    """Name of this attempt: all its ranks have it, and no earlier attempt had it."""
 
     @property
     def first(self) -> bool:
@@ -46,8 +46,8 @@ class Ranks:
 
 
 @dataclass(frozen=True)
-class _Meeting:
-    """What rank 0 publishes for the ranks of one attempt, in a file that only this user can read."""
+class _Rendezvous:
+    """The rendezvous that rank 0 publishes for the ranks of one attempt, in a file that only this user can read."""
 
     job: str
     address: str
@@ -56,7 +56,7 @@ class _Meeting:
     """Secret of this attempt: the names of all keys in the store start with it, and ranks sign in with it."""
 
     def signature(self, rank: int) -> str:
-        """What a rank writes to sign in: only who has read the file can write it."""
+        """What a rank writes to register: only a reader of the file can know it."""
         return hmac.new(self.nonce.encode(), f"{self.job}/{rank}".encode(), "sha256").hexdigest()
 
     @property
@@ -64,17 +64,17 @@ class _Meeting:
         return hashlib.sha256(self.nonce.encode()).hexdigest()[:32]
 
 
-def _published(file: Path, job: str, timeout: float) -> _Meeting:
-    """What rank 0 published for this job; polls, since a shared file system shows it late."""
+def _read_rendezvous(file: Path, job: str, timeout: float) -> _Rendezvous:
+    """The rendezvous that rank 0 published for this job; polls, since a shared file system shows it late."""
     deadline = time.monotonic() + timeout
     refusal = ""
     while True:
-        late = time.monotonic() > deadline  # before the look: however late this process is, it looks once
+        late = time.monotonic() > deadline  # before the read: a late process, too, reads once
         try:
-            meeting = _Meeting(**json.loads(file.read_text()))
+            rendezvous = _Rendezvous(**json.loads(file.read_text()))
             refusal = foreign(file)
-            if meeting.job == job and not refusal:
-                return meeting
+            if rendezvous.job == job and not refusal:
+                return rendezvous
         except (OSError, ValueError, TypeError):
             pass
         if late:
@@ -85,8 +85,8 @@ def _published(file: Path, job: str, timeout: float) -> _Meeting:
         time.sleep(0.05)
 
 
-def _serve(ranks: Ranks, file: Path, limit: timedelta) -> tuple[Any, _Meeting]:
-    """Opens rank 0's store on one interface and publishes it; returns both."""
+def _open_store(ranks: Ranks, file: Path, limit: timedelta) -> tuple[Any, _Rendezvous]:
+    """Opens rank 0's store on one interface and publishes it; returns the store and the rendezvous."""
     import torch.distributed as dist
 
     address = _own_address(ranks)
@@ -98,39 +98,43 @@ def _serve(ranks: Ranks, file: Path, limit: timedelta) -> tuple[Any, _Meeting]:
         address, port, ranks.world_size, is_master=True, wait_for_workers=False, timeout=limit,
         master_listen_fd=listener.detach(),
     )  # fmt: skip
-    meeting = _Meeting(ranks.job, address, port, secrets.token_hex(16))
-    write_json(file, asdict(meeting), private=True)
-    return store, meeting
+    rendezvous = _Rendezvous(ranks.job, address, port, secrets.token_hex(16))
+    write_json(file, asdict(rendezvous), private=True)
+    return store, rendezvous
 
 
 def _own_address(ranks: Ranks) -> str:
-    """The address of this host at which the other ranks reach rank 0: loopback where all run on one node."""
+    """The address of this host at which the other ranks reach rank 0: loopback if all run on one node."""
     if ranks.nodes == 1:
         return "127.0.0.1"
-    found = [str(entry[4][0]) for entry in socket.getaddrinfo(ranks.master_addr, None, type=socket.SOCK_STREAM)]
-    if outside := [address for address in found if not ipaddress.ip_address(address.partition("%")[0]).is_loopback]:
-        return outside[0]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # the name is in /etc/hosts as loopback
+    addresses = [str(entry[4][0]) for entry in socket.getaddrinfo(ranks.master_addr, None, type=socket.SOCK_STREAM)]
+    if outer_addresses := [
+        address for address in addresses if not ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    ]:
+        return outer_addresses[0]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # /etc/hosts maps the name to loopback
         try:
-            probe.connect(("192.0.2.1", 9))  # sends nothing: asks the system for the interface of its default route
+            probe.connect(("192.0.2.1", 9))  # sends nothing, and selects the interface of the default route
             return probe.getsockname()[0]
         except OSError:
-            return found[0]
+            return addresses[0]
 
 
-def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = COLLECTIVE_S) -> None:
-    """Starts torch.distributed for these ranks: nccl where there are GPUs, gloo elsewhere.
+def join(
+    ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = COLLECTIVE_TIMEOUT_S
+) -> None:
+    """Starts torch.distributed for these ranks: nccl on GPUs, gloo elsewhere.
 
     Rank 0 serves a store on one interface (loopback on one node), on a port assigned by the system, and publishes it in
-    a private file of `folder`, which all nodes share, with a nonce: without it nobody counts as a rank. After `timeout`
-    seconds a TimeoutError names the missing ranks. `collective_timeout` [s] is long, since ranks may wait while one
-    converts a checkpoint; the watchdog detects a stuck training step.
+    a private file of `folder`, which all nodes share, with a nonce, without which no process counts as a rank.
+    After `timeout` seconds a TimeoutError names the missing ranks. `collective_timeout` [s] is long, since ranks may
+    wait while one converts a checkpoint; the watchdog detects a stuck training step.
     """
     import torch
     import torch.distributed as dist
 
-    limit = timedelta(seconds=max(timeout, ANSWER_S))
-    if ranks.nodes == 1:  # else both listen on the node's outer interfaces
+    limit = timedelta(seconds=max(timeout, MIN_STORE_TIMEOUT_S))
+    if ranks.nodes == 1:  # otherwise both listen on the node's outer interfaces
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
     if ranks.world_size == 1:
@@ -138,12 +142,14 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeo
     else:
         file = folder / "rendezvous.json"
         if ranks.first:
-            opened, meeting = _serve(ranks, file, limit)
+            tcp_store, rendezvous = _open_store(ranks, file, limit)
         else:
-            meeting = _published(file, ranks.job, timeout)
-            opened = dist.TCPStore(meeting.address, meeting.port, ranks.world_size, is_master=False, timeout=limit)
-        store = dist.PrefixStore(meeting.prefix, opened)
-        _assemble(store, ranks, meeting, timeout)
+            rendezvous = _read_rendezvous(file, ranks.job, timeout)
+            tcp_store = dist.TCPStore(
+                rendezvous.address, rendezvous.port, ranks.world_size, is_master=False, timeout=limit
+            )
+        store = dist.PrefixStore(rendezvous.prefix, tcp_store)
+        _await_ranks(store, ranks, rendezvous, timeout)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(ranks.local_rank)
@@ -172,9 +178,9 @@ def gather_json(value: Any, group: Any = None) -> list[Any]:
     longest = max(int(length) for length in lengths)
     padded = torch.zeros(longest, dtype=torch.uint8, device=device)
     padded[: len(content)] = content
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded, group=group)
-    return [json.loads(part[: int(length)].cpu().numpy().tobytes()) for part, length in zip(parts, lengths)]
+    contents = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(contents, padded, group=group)
+    return [json.loads(part[: int(length)].cpu().numpy().tobytes()) for part, length in zip(contents, lengths)]
 
 
 def broadcast_json(value: Any) -> Any:
@@ -189,22 +195,22 @@ def _rank() -> int:
 
 
 @contextmanager
-def raised_together() -> Iterator[None]:
-    """Raises a UserError of the block on every rank, that of the first rank which has one; all ranks enter it.
+def raise_on_all_ranks() -> Iterator[None]:
+    """Raises a UserError of any rank's block on all ranks; all ranks enter it.
 
-    Without it the others would wait, in their next collective, for the rank that failed.
+    Otherwise the other ranks would wait for the failed one in their next collective.
     """
     message = ""
     try:
         yield
     except UserError as error:
         message = str(error)
-    if message := next((found for found in gather_json(message) if found), ""):
+    if message := next((received for received in gather_json(message) if received), ""):
         raise UserError(message)
 
 
 def on_any_rank(flag: bool) -> bool:
-    """True on every rank if `flag` is on one; all ranks call it."""
+    """Whether `flag` is true on any rank; all ranks call it."""
     import torch
     import torch.distributed as dist
 
@@ -219,24 +225,24 @@ def leave() -> None:
 
     dist.barrier()
     dist.destroy_process_group()
-    # DeepSpeed's hooks keep the process groups alive, and gloo's threads release the last collective a moment after
-    # it. If the interpreter exits in that moment, the process aborts with its work done (seen once, under high load).
+    # DeepSpeed's hooks keep the process groups alive, and gloo's threads release the last collective a moment later.
+    # If the interpreter exits before that, the process aborts after its work is done (seen once, under high load).
     time.sleep(0.2)
 
 
-def _assemble(store: Any, ranks: Ranks, meeting: _Meeting, timeout: float) -> None:
-    """Waits until every rank has registered; a TimeoutError names the missing ones. A stranger does not count."""
-    store.set(f"here/{ranks.rank}", f"{meeting.signature(ranks.rank)} {socket.gethostname()}")
+def _await_ranks(store: Any, ranks: Ranks, rendezvous: _Rendezvous, timeout: float) -> None:
+    """Waits until every rank has registered; a TimeoutError names the missing ones."""
+    store.set(f"here/{ranks.rank}", f"{rendezvous.signature(ranks.rank)} {socket.gethostname()}")
     keys = [f"here/{rank}" for rank in range(ranks.world_size)]
     deadline = time.monotonic() + timeout
     while True:
         late = time.monotonic() > deadline
-        if whole := store.check(keys):  # one call a round, however many ranks
+        if complete := store.check(keys):  # one request per round for any number of ranks
             entries = dict(enumerate(store.multi_get(keys)))
         elif late:
             entries = {rank: store.get(key) for rank, key in enumerate(keys) if store.check([key])}
-        if whole or late:
-            hosts = _signed_in(entries, meeting)
+        if complete or late:
+            hosts = _hosts_by_rank(entries, rendezvous)
             if len(hosts) == ranks.world_size:
                 return
         if late:
@@ -248,11 +254,11 @@ def _assemble(store: Any, ranks: Ranks, meeting: _Meeting, timeout: float) -> No
         time.sleep(0.02)
 
 
-def _signed_in(entries: dict[int, bytes], meeting: _Meeting) -> dict[int, str]:
-    """The host of each rank that has signed in with the secret."""
+def _hosts_by_rank(entries: dict[int, bytes], rendezvous: _Rendezvous) -> dict[int, str]:
+    """The host of each rank that has registered with its signature."""
     hosts = {}
     for rank, entry in entries.items():
         signature, _, host = entry.decode(errors="replace").partition(" ")
-        if hmac.compare_digest(signature.encode(), meeting.signature(rank).encode()):
+        if hmac.compare_digest(signature.encode(), rendezvous.signature(rank).encode()):
             hosts[rank] = host
     return hosts

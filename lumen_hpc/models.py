@@ -1,7 +1,7 @@
-"""The models that a run compares: each is declared here, and nowhere else.
+"""Declares the models that a run compares, for all stages.
 
-A stage asks this registry which models train and on which records; settings offer the names, estimates take the
-workload, and the report takes the label. To compare another model, add an entry:
+From this registry stages take which models train on which records, settings take the names, estimates the workload and
+the report the labels. To compare another model, add an entry:
 
     "lumen-short": ComparedModel(
         name="lumen-short", label="LUMEN (one prior)", trains_on=("diagnostic", "difference"),
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Workload:
-    """What is trained on; the defaults are the paper's LUMEN (section 2.1, one prediction a difference pair)."""
+    """The data of a training; the defaults are those of the paper's LUMEN (section 2.1, one prediction per pair)."""
 
     samples: int = 428_995 + 2 * 43_381
     image_sets: int = 129_231 + 43_381
@@ -25,17 +25,17 @@ class Workload:
     pairs: int = 43_381
     """Samples of two images, each pair with its own sequence; the others have one image."""
     tiles: int = 17
-    """Tiles the tower sees an image (dynamic_s2 on a 2544 × 3056 radiograph)."""
+    """Tiles per image (dynamic_s2 on a 2544 × 3056 radiograph)."""
     image_tokens: int = 3073
-    """Language-model tokens an image."""
+    """Language-model tokens per image."""
     text_tokens: int = 160
-    """Text tokens a sample, experts' words included."""
+    """Text tokens per sample, with the experts' words."""
     answer_tokens: int = 30
-    """Supervised tokens a sample."""
+    """Supervised tokens per sample."""
 
     @property
     def images(self) -> float:
-        """Images a sample."""
+        """Images per sample."""
         return 1 + self.pairs / self.samples
 
 
@@ -46,18 +46,18 @@ class ComparedModel:
     label: str
     """In tables and figures."""
     trains_on: tuple[str, ...] = ()
-    """Kinds of question whose training records it sees (diagnostic, difference, prediction, outcome,
-    timeline); empty: not trained. A model that trains on outcomes is compared only where `predict.models` names it."""
+    """Kinds of question on which it trains (diagnostic, difference, prediction, outcome, timeline); empty: not trained.
+    A model that trains on outcomes is compared only where `predict.models` names it."""
     workload: Workload | None = None
-    """What its training reads in the paper; None where it is not trained."""
+    """The data of its training in the paper; None if it is not trained."""
 
     @property
     def trained(self) -> bool:
         return bool(self.trains_on)
 
 
-AGAIN = "@"
-"""Between a model's name and the number of a further training of it."""
+REPEAT_MARK = "@"
+"""Separates a model's name and the number of a repeated training."""
 
 MODELS: dict[str, ComparedModel] = {
     model.name: model
@@ -84,22 +84,22 @@ MODELS: dict[str, ComparedModel] = {
 }
 
 
-def compared(model: str) -> ComparedModel:
-    """The entry of a model or of one of its further trainings (`lumen@1`); KeyError for a name of neither."""
-    return MODELS[model.partition(AGAIN)[0]]
+def compared_model(model: str) -> ComparedModel:
+    """The entry of a model or of a repeated training (`lumen@1`). Raises KeyError for other names."""
+    return MODELS[model.partition(REPEAT_MARK)[0]]
 
 
 def training_number(model: str) -> int:
-    """0 for a model's own training, 1 for `lumen@1`; a training's seed is the run's plus this number."""
-    return int(model.partition(AGAIN)[2] or 0)
+    """0 for a model's first training, 1 for `lumen@1`; a training's seed is the run's plus this number."""
+    return int(model.partition(REPEAT_MARK)[2] or 0)
 
 
 def repeats(names: Iterable[str], seeds: int) -> list[str]:
-    """The further trainings of those of the models `names` that train, where each has `seeds` of them."""
+    """The repeated trainings of the models `names` that train, with `seeds` trainings of each."""
     trained = [name for name in names if MODELS[name].trained]
-    return [f"{name}{AGAIN}{number}" for number in range(1, seeds) for name in trained]
+    return [f"{name}{REPEAT_MARK}{number}" for number in range(1, seeds) for name in trained]
 
 
-def trained_on(kind: str, names: Iterable[str]) -> list[str]:
-    """Those of the models `names` that train on a kind of question."""
+def models_trained_on(kind: str, names: Iterable[str]) -> list[str]:
+    """The models among `names` that train on a kind of question."""
     return [name for name in names if kind in MODELS[name].trains_on]

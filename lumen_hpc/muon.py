@@ -1,8 +1,8 @@
-"""Muon (Jordan and others, 2024) for the small models that `pretrain` trains: under half of AdamW's steps.
+"""Muon (Jordan and others, 2024) for the small models that `pretrain` trains: it needs under half of AdamW's steps.
 
-A layer's matrix moves along its momentum with all singular values near one, so no direction of it learns much slower
-than the others. What is no matrix inside a layer (embeddings, norms, biases, heads) stays with AdamW. In float32, and
-matrices of a shape as one product: PyTorch's own computes in bfloat16, which processors without it emulate.
+A layer's matrix is updated by its momentum with all singular values near one, so that no direction learns much slower
+than the others. AdamW updates everything else (embeddings, norms, biases, heads). Products are in float32, with all
+matrices of a shape in one: PyTorch's own Muon computes in bfloat16, which processors without it emulate.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ QUINTIC, ROUNDS = (3.4445, -4.7750, 2.0315), 5
 
 
 class Muon:
-    """Optimizes what learns in a model; gradients are read, not cleared."""
+    """Optimizes a model's trainable parameters; it reads gradients and does not clear them."""
 
     def __init__(self, model: nn.Module, matrix_rate: float, rate: float) -> None:
-        """`matrix_rate`: length of a step in every direction of a matrix; `rate`: AdamW's. Both before the schedule."""
+        """`matrix_rate`: step size in every direction of a matrix; `rate`: AdamW's. Both before the schedule."""
         self._matrix_rate, self._rate = matrix_rate, rate
         others: list[nn.Parameter] = []
         self._matrices: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
@@ -34,21 +34,23 @@ class Muon:
         self._adam = torch.optim.AdamW(others, lr=rate, betas=BETAS, weight_decay=DECAY, fused=True)
 
     @torch.no_grad()
-    def step(self, share: float) -> None:
+    def step(self, rate_share: float) -> None:
         """An update at this share of the rates (`schedule.rate_at`)."""
         for group in self._adam.param_groups:
-            group["lr"] = self._rate * share
+            group["lr"] = self._rate * rate_share
         self._adam.step()
-        rate = self._matrix_rate * share
-        for shape, every in self._matrices.items():
-            learned = [matrix for matrix in every if matrix.grad is not None]  # the tower's last layer is not run
-            if not learned:
+        rate = self._matrix_rate * rate_share
+        for shape, matrices in self._matrices.items():
+            active = [
+                matrix for matrix in matrices if matrix.grad is not None
+            ]  # the tower's last layer is not run, so it has no gradient
+            if not active:
                 continue
-            gradient = torch.stack([matrix.grad for matrix in learned])  # type: ignore[misc]
+            gradient = torch.stack([matrix.grad for matrix in active])  # type: ignore[misc]
             momentum = self._momenta.setdefault(shape, torch.zeros_like(gradient))
             momentum.lerp_(gradient, 1 - MOMENTUM)
             update = orthogonal(gradient.lerp(momentum, MOMENTUM))  # Nesterov's
-            for matrix, change in zip(learned, update, strict=True):
+            for matrix, change in zip(active, update, strict=True):
                 matrix.mul_(1 - rate * DECAY).add_(change, alpha=-rate * math.sqrt(max(1, shape[0] / shape[1])))
 
 

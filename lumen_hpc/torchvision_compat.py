@@ -1,8 +1,8 @@
 """Lets a CUDA build of torchvision import beside a CPU build of torch.
 
-The registry's torchvision wheel registers no operators without CUDA, and its import then fails at
-`torchvision::nms` (and `qnms`); transformers' models, which look at torchvision, fail after it. Declaring
-the two schemas first is enough: nothing here calls them. Import this module before torchvision,
+The registry's torchvision wheel registers no operators without CUDA, and its import then fails at `torchvision::nms`
+(and `qnms`), as do transformers' models, which import torchvision. Declaring the two schemas first is enough: nothing
+here calls them. Import this module before torchvision,
 torchxrayvision, transformers or vllm; with a matching torchvision it does nothing.
 """
 

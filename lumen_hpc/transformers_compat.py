@@ -1,9 +1,9 @@
 """Makes the import of transformers cheaper; import this module before it. With transformers imported, it does nothing.
 
-transformers reads the 1,600 files of its models at import, twice: for the package and for `transformers.models`. It
-executes its own package a second time, for its processors. Here the second reading takes the first one's result, and
-the processors take the package that is there. Its generation and detection code imports scikit-learn and SciPy, and
-with them pandas, for functions that nothing here uses: it sees the two as not installed.
+transformers reads the 1,600 files of its models twice at import, for the package and for `transformers.models`, and
+executes its own package a second time, for its processors. Here the second read returns the first one's result, and the
+processors get the imported package. Its generation and detection code imports scikit-learn and SciPy, and with them
+pandas, for functions that nothing here uses: both appear as not installed.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from typing import Any
 from lumen_hpc.errors import UserError
 
 NAME = "transformers.utils.import_utils"
-"""The module of transformers that reads its files and looks for other packages."""
+"""The module of transformers that reads its files and detects other packages."""
 
 
 def _adapt(module: ModuleType) -> None:
-    """Changes the module where it has what is expected; another release of transformers is left alone."""
+    """Patches the expected functions of the module; another release of transformers without them stays unchanged."""
     read = getattr(module, "create_import_structure_from_path", None)
     if read is not None:
-        known: dict[str, Any] = {}
+        structures: dict[str, Any] = {}
 
         def read_once(path: Any) -> Any:
             folder = os.path.dirname(path) if os.path.isfile(path) else os.fspath(path)
-            if folder not in known:
-                known[folder] = read(folder)
-            return known[folder]
+            if folder not in structures:
+                structures[folder] = read(folder)
+            return structures[folder]
 
         module.create_import_structure_from_path = read_once  # type: ignore[attr-defined]
-    again = getattr(module, "direct_transformers_import", None)
-    if again is not None:
+    direct_import = getattr(module, "direct_transformers_import", None)
+    if direct_import is not None:
 
         def package(path: Any, file: str = "__init__.py") -> ModuleType:
-            there = sys.modules.get("transformers")
-            own = there is not None and os.path.dirname(there.__file__ or "") == os.fspath(path).rstrip(os.sep)
-            return there if there is not None and own else again(path, file)
+            loaded = sys.modules.get("transformers")
+            is_same = loaded is not None and os.path.dirname(loaded.__file__ or "") == os.fspath(path).rstrip(os.sep)
+            return loaded if loaded is not None and is_same else direct_import(path, file)
 
         module.direct_transformers_import = package  # type: ignore[attr-defined]
     for name in ("is_sklearn_available", "is_scipy_available"):

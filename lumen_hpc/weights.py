@@ -1,4 +1,4 @@
-"""Where a model's weights lie, by one rule for all stages, and whether they are what was fetched."""
+"""Locates a model's weights by one rule for all stages, and verifies that they are those that were fetched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import read_bytes, sha256
 
 NOTE = "fetched.json"
-"""In the profile's cache: the revision, hashes, sizes and times of what stage=fetch staged or found there."""
+"""File in the profile's cache: revisions, hashes, sizes and times of the files that stage=fetch staged or found."""
 REVISIONS = {
     "Qwen/Qwen2.5-32B-Instruct": "5ede1c97bbab6ce5cda5812749b4c0bdf79b18dd",
     "meta-llama/Llama-3.1-405B-Instruct-FP8": "64a54b704768dfd589a3e4ac05d546052f67f4fd",
@@ -24,11 +24,11 @@ def locate(name: str, cache: str | Path) -> Path:
 
     `name` is a setting such as `train.base` or `rewrite.engine.model`: a path, which the command line has made
     absolute, or a hub name that stage=fetch has staged in the profile's cache. The folder need not exist. A folder of
-    the hub's name in the working directory does not count: somebody may have put it there meanwhile.
+    the hub's name in the working directory does not count: somebody else may have put it there.
     """
-    given = Path(name).expanduser()
-    if given.is_absolute():
-        return given
+    path = Path(name).expanduser()
+    if path.is_absolute():
+        return path
     return Path(cache).expanduser() / name.rsplit("/", 1)[-1]
 
 
@@ -55,31 +55,31 @@ def note(folder: Path) -> dict[str, Any]:
 
 
 def verify(folder: Path, cache: str | Path) -> Path:
-    """Returns a folder of weights about to be loaded, if it holds what stage=fetch recorded, or it recorded nothing.
+    """Returns a folder of weights about to be loaded, if it holds what stage=fetch recorded, or nothing was recorded.
 
-    A file whose size and time are the recorded ones is not read again; any other is hashed. Raises UserError for a file
-    that differs, is missing or was added: a new index would lead to other weights.
+    A file with the recorded size and time is not read; any other is hashed. Raises UserError for a file that differs,
+    is missing or was added: a new index would lead to other weights.
     """
-    file = Path(cache).expanduser() / NOTE
-    if folder.parent.resolve() != file.parent.resolve() or not file.exists():
+    note_file = Path(cache).expanduser() / NOTE
+    if folder.parent.resolve() != note_file.parent.resolve() or not note_file.exists():
         return folder
-    notes = json.loads(file.read_text())
-    noted = next((entry for name, entry in notes.items() if name.rsplit("/", 1)[-1] == folder.name), None)
-    if noted is None:
+    notes = json.loads(note_file.read_text())
+    record = next((entry for name, entry in notes.items() if name.rsplit("/", 1)[-1] == folder.name), None)
+    if record is None:
         return folder
-    found = _files(folder)
-    for name in sorted(found.keys() | noted["files"].keys()):
-        if name not in found:
+    files = _files(folder)
+    for name in sorted(files.keys() | record["files"].keys()):
+        if name not in files:
             reason = "is missing"
-        elif name not in noted["files"]:
+        elif name not in record["files"]:
             reason = "was not fetched"
-        elif noted.get("status", {}).get(name) == _status(found[name]) or sha256(found[name]) == noted["files"][name]:
+        elif record.get("status", {}).get(name) == _status(files[name]) or sha256(files[name]) == record["files"][name]:
             continue
         else:
             reason = "has another SHA-256"
         raise UserError(
-            f"{folder}: {name} {reason}, by {file}; fetch the model again into an empty folder, or record it anew by "
-            f"deleting its entry there and running stage=fetch"
+            f"{folder}: {name} {reason}, by {note_file}; fetch the model again into an empty folder, or record it anew "
+            f"by deleting its entry there and running stage=fetch"
         )
     return folder
 
@@ -88,17 +88,17 @@ _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.
 
 
 def require_self_contained(folder: Path) -> None:
-    """Raises UserError for a model's folder whose files lead to other weights, or to code on the hub.
+    """Raises UserError for a model's folder whose files refer to other weights, or to code on the hub.
 
     transformers follows an adapter to the base that it names and loads an attention kernel from the hub; vLLM loads the
     model that a speculator's config.json names.
     """
     for part in (folder, folder / "llm"):
-        if found := next((name for name in _ADAPTERS if (part / name).exists()), ""):
-            raise UserError(f"{part} holds an adapter ({found}), which belongs to a base; give the merged model")
+        if adapter_file := next((name for name in _ADAPTERS if (part / name).exists()), ""):
+            raise UserError(f"{part} holds an adapter ({adapter_file}), which belongs to a base; give the merged model")
     try:
         config = json.loads(read_bytes(folder / "config.json"))
-    except (OSError, ValueError, RecursionError):  # whoever loads the folder says so
+    except (OSError, ValueError, RecursionError):  # the loader reports it
         return
     if isinstance(config, dict) and "speculators_config" in config:
         raise UserError(f"{folder}/config.json is a speculator's, which names another model; give that one's folder")
@@ -107,14 +107,14 @@ def require_self_contained(folder: Path) -> None:
 
 
 def _hub_kernel(value: Any) -> str:
-    """The first attention implementation in a configuration that names a repository; empty if none does."""
+    """The first attention implementation of a configuration that names a repository; empty if none does."""
     if not isinstance(value, dict):
         return ""
     for key, item in value.items():
-        if "attn_implementation" in key and (found := next((name for name in _texts(item) if "/" in name), "")):
-            return found
-        if found := _hub_kernel(item):
-            return found
+        if "attn_implementation" in key and (kernel := next((name for name in _texts(item) if "/" in name), "")):
+            return kernel
+        if kernel := _hub_kernel(item):
+            return kernel
     return ""
 
 

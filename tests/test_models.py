@@ -14,10 +14,10 @@ from lumen_hpc.config.resolve import resolve
 def test_a_further_training_is_the_same_model_with_another_seed():
     assert models.repeats(["nvila", "ft", "lumen"], 3) == ["ft@1", "lumen@1", "ft@2", "lumen@2"]
     assert models.repeats(["lumen"], 1) == []
-    assert models.compared("lumen@2") is models.compared("lumen") is models.MODELS["lumen"]
+    assert models.compared_model("lumen@2") is models.compared_model("lumen") is models.MODELS["lumen"]
     assert [models.training_number(name) for name in ("lumen", "lumen@1", "lumen@2")] == [0, 1, 2]
     with pytest.raises(KeyError):
-        models.compared("unknown@1")
+        models.compared_model("unknown@1")
 
 
 def test_seeds_add_trainings_and_their_answers_and_nothing_else():

@@ -16,7 +16,7 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.data import probes
 from lumen_hpc.errors import UserError
-from lumen_hpc.models import AGAIN, MODELS, Workload, compared, training_number
+from lumen_hpc.models import MODELS, REPEAT_MARK, Workload, compared_model, training_number
 from lumen_hpc.training import occupancy, sizing
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.speed import Progress
@@ -41,7 +41,7 @@ def workload(settings: Settings, model: str, counts: Counts) -> Workload | None:
 
     The registry has what it reads in the paper; what shows pairs follows the number of difference questions.
     """
-    entry = compared(model)
+    entry = compared_model(model)
     if entry.workload is None or counts.train is None:
         return entry.workload
     train, paper, read = counts.train, question_counts.TRAIN, entry.workload
@@ -82,7 +82,7 @@ def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.Tra
     measured itself.
     """
     train, resources = run.settings.train, run.profile.resources["train"]
-    if train.base == "tiny" or model.partition(AGAIN)[0] not in MODELS:
+    if train.base == "tiny" or model.partition(REPEAT_MARK)[0] not in MODELS:
         return None
     gpus, nodes = resources.gpus * resources.nodes or 1, resources.nodes
     read, steps = workload(run.settings, model, question_counts.of(run)), _steps(run, model)

@@ -15,7 +15,7 @@ from lumen_hpc.cluster.stage import Pipeline, Run, Step
 from lumen_hpc.config import run_record, unused_settings
 from lumen_hpc.config.request import SHORTHANDS, Request
 from lumen_hpc.errors import UserError
-from lumen_hpc.models import MODELS, compared, trained_on
+from lumen_hpc.models import MODELS, compared_model, models_trained_on
 
 
 def steps_of(request: Request, pipeline: Pipeline) -> list[Step]:
@@ -86,11 +86,11 @@ def _require_gated(request: Request, steps: Sequence[Step]) -> None:
             f"{' and '.join(absent)}, or evaluate.gates=false"
         )
     if evaluate.outcome_gates and not (
-        "icu_48h" in request.settings.instruct.outcomes and trained_on("outcome", models)
+        "icu_48h" in request.settings.instruct.outcomes and models_trained_on("outcome", models)
     ):
         raise UserError(
             "evaluate.outcome_gates=true is about icu_48h and a model that learns it; add icu_48h to instruct.outcomes "
-            f"and {', '.join(trained_on('outcome', MODELS))} to predict.models, or evaluate.outcome_gates=false"
+            f"and {', '.join(models_trained_on('outcome', MODELS))} to predict.models, or evaluate.outcome_gates=false"
         )
 
 
@@ -107,7 +107,7 @@ def _require_kinds(request: Request, steps: Sequence[Step]) -> None:
     for step in steps if mixture else ():
         if step.stage.name != "train":
             continue
-        learned = [kind for kind in compared(step.model).trains_on if asked.get(kind, True)]
+        learned = [kind for kind in compared_model(step.model).trains_on if asked.get(kind, True)]
         if unnamed := [kind for kind in learned if kind not in mixture]:
             raise UserError(
                 f"train.mixture={mixture} has no number for the {unnamed[0]} questions that {step.model} learns; "

@@ -13,7 +13,7 @@ from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError, raise_interrupts
 from lumen_hpc.files import foreign, read_json
-from lumen_hpc.models import MODELS, compared
+from lumen_hpc.models import MODELS, compared_model
 from lumen_hpc.plain_text import visible
 from lumen_hpc.serving.image_files import image_files
 from lumen_hpc.weights import locate, verify
@@ -32,7 +32,7 @@ def weights_folder(run: Run, model: str, weights: str = "") -> Path:
 
 def _trained(run: Run, model: str) -> Path:
     try:
-        known = compared(model)
+        known = compared_model(model)
     except KeyError:
         raise UserError(f"model={model}: the models are {', '.join(MODELS)}") from None
     folder = run.weights(model)

@@ -24,7 +24,7 @@ from lumen_hpc.config.schema import Settings
 from lumen_hpc.distributed import Ranks as Ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import lines, sha256
-from lumen_hpc.models import compared
+from lumen_hpc.models import compared_model
 from lumen_hpc.training.speed import Progress
 from lumen_hpc.watchdog import Beat, unwatched
 from lumen_hpc.weights import locate
@@ -157,7 +157,7 @@ class Run:
 
     def weights(self, model: str) -> Path:
         """Folder of a compared model's weights: its training's final ones, or the base of one that is not trained."""
-        return self.path("train", model) / "final" if compared(model).trained else self.base_weights
+        return self.path("train", model) / "final" if compared_model(model).trained else self.base_weights
 
     @property
     def diff_vqa(self) -> Path:

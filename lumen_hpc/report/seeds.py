@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from lumen_hpc.metrics.significance import Column
-from lumen_hpc.models import compared
+from lumen_hpc.models import compared_model
 from lumen_hpc.report import composed
 from lumen_hpc.report.identity import COMPOSED
 from lumen_hpc.report.results import Results
@@ -53,7 +53,7 @@ def spreads(results: Results, repeats: Mapping[str, Sequence[dict]]) -> list[Spr
     """
     columns: dict[str, list[dict[str, Column]]] = {}
     for name, rows in repeats.items():
-        model = compared(name).name
+        model = compared_model(name).name
         answers = {row["question_id"]: row["answer"] for row in rows if not row.get("control")}
         columns.setdefault(model, []).append(results.score(answers).columns)
         if texts := composed.answers(rows, results.reader):

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lumen_hpc.distributed import Ranks, broadcast_json, gather_json, raised_together
+from lumen_hpc.distributed import Ranks, broadcast_json, gather_json, raise_on_all_ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
@@ -250,7 +250,7 @@ class Checkpoints:
             [path.name for path in reversed(_step_folders(self._folder))]
         )  # nodes may see different states of a shared folder
         for folder in (self._folder / name for name in names):
-            with raised_together():
+            with raise_on_all_ranks():
                 checkpoint, reason = _read_marker(folder)
                 if checkpoint is not None:
                     reason = _mismatch(checkpoint, self._ranks.rank, self._ranks.world_size)

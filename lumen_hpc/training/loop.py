@@ -259,8 +259,9 @@ class Loop:
         self.last_report = time.monotonic()
         loss_text = f", validation loss {held_out:.4g}" if held_out else ""
         print(
-            f"step {self.steps_done}/{self.order.steps}: loss {metrics['loss']:.4g}{loss_text}, lr {metrics['lr']:.3g}, "
-            f"{timing['tokens_per_s']:.0f} tokens/s" + ("" if last else f", ETA {spell(timing['eta_s'])}"),
+            f"step {self.steps_done}/{self.order.steps}: loss {metrics['loss']:.4g}{loss_text}, "
+            f"lr {metrics['lr']:.3g}, {timing['tokens_per_s']:.0f} tokens/s"
+            + ("" if last else f", ETA {spell(timing['eta_s'])}"),
             flush=True,
         )
 

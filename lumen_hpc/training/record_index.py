@@ -27,7 +27,7 @@ from lumen_hpc.data.diff_vqa import DIAGNOSTIC
 from lumen_hpc.data.instructions import kind
 from lumen_hpc.data.perturbations import IMAGE
 from lumen_hpc.data.records import write_jsonl
-from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank, raised_together
+from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank, raise_on_all_ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 from lumen_hpc.nvila import Preprocessor
@@ -169,7 +169,7 @@ def build(
     if broadcast_json(ranks.first and _read_index(file, version) is not None):
         return _read_index(file, version)
     stopped = False
-    with raised_together():
+    with raise_on_all_ranks():
         for block in range(ranks.rank, -(-len(records) // BLOCK), ranks.world_size):
             if stopped := should_stop():
                 break
@@ -181,7 +181,7 @@ def build(
                 )
     if on_any_rank(stopped):
         return None
-    with raised_together():
+    with raise_on_all_ranks():
         if ranks.first:
             _join(folder, file, version, len(records), on_bad)
     index = _read_index(file, version)

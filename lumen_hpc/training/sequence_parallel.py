@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lumen_hpc.distributed import COLLECTIVE_S, Ranks, gather_json
+from lumen_hpc.distributed import COLLECTIVE_TIMEOUT_S, Ranks, gather_json
 from lumen_hpc.nvila import Batch
 from lumen_hpc.nvila.attention import Plan
 from lumen_hpc.nvila.group import SingleProcess
@@ -56,7 +56,7 @@ def make_group(size: int, ranks: Ranks) -> SingleProcess:
     if size == 1:
         return SingleProcess()
     groups = [list(range(first, first + size)) for first in range(0, ranks.world_size, size)]
-    own, _ = dist.new_subgroups_by_enumeration(groups, timeout=timedelta(seconds=COLLECTIVE_S))
+    own, _ = dist.new_subgroups_by_enumeration(groups, timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S))
     return Group(size, ranks.rank % size, own.group_name)
 
 

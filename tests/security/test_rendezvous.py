@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from lumen_hpc.distributed import Ranks, _assemble, _own_address, _published, _serve
+from lumen_hpc.distributed import Ranks, _await_ranks, _open_store, _own_address, _read_rendezvous
 
 ROOT = Path(__file__).parents[2]
 RANK = """
@@ -112,7 +112,7 @@ def test_nothing_that_ranks_exchange_is_unpickled():
 
 def test_a_stranger_who_signs_in_for_a_rank_does_not_count(tmp_path):
     ranks = Ranks(rank=0, world_size=2, job="job-2")
-    store, meeting = _serve(ranks, tmp_path / "rendezvous.json", timedelta(seconds=60))
+    store, meeting = _open_store(ranks, tmp_path / "rendezvous.json", timedelta(seconds=60))
 
     def stranger() -> None:
         """Knows the port, and even the prefix of the keys, but not the nonce."""
@@ -125,7 +125,7 @@ def test_a_stranger_who_signs_in_for_a_rank_does_not_count(tmp_path):
     thread.start()
     thread.join()
     with pytest.raises(TimeoutError, match=r"ranks \[1\] of 2") as caught:
-        _assemble(dist.PrefixStore(meeting.prefix, store), ranks, meeting, timeout=1)
+        _await_ranks(dist.PrefixStore(meeting.prefix, store), ranks, meeting, timeout=1)
     assert "evil" not in str(caught.value)
 
 
@@ -144,7 +144,7 @@ def test_a_rendezvous_file_that_another_user_could_write_is_not_followed(tmp_pat
     else:
         pytest.skip("only root can give a file away")
     with pytest.raises(TimeoutError, match=r"rendezvous\.json (belongs|is a symbolic link|may be written)"):
-        _published(file, "job-3", 0.0)  # a process whose time is up before it has looked looks once
+        _read_rendezvous(file, "job-3", 0.0)  # a process whose time is up before it has looked looks once
 
 
 def test_between_nodes_the_store_listens_on_the_address_of_its_name(monkeypatch):
