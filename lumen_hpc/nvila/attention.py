@@ -1,10 +1,10 @@
-"""Attention over rows that hold several samples, and over the cache while generating.
+"""Attention over rows that hold several samples, and over the cache during generation.
 
-A batch says who attends whom by a list of `Span`s instead of a mask of tokens by tokens: the tokens of a span see
-their own span causally and, where it has one, all of a shared prefix. On a GPU all spans are one call a layer
-(flash-attention's `varlen`, or FlexAttention, block_mask.py); with sdpa each span is a call of a causal kernel, or on a
-CPU spans of like size are one (padded_spans.py). No 16k x 16k mask exists. transformers' Qwen2 layers reach this
-module through its attention registry, which hands the keyword `plan` through untouched.
+A batch describes its attention by a list of `Span`s instead of a token-by-token mask: the tokens of a span see their
+own span causally and, if it has one, all of a shared prefix. On a GPU all spans are one call per layer
+(flash-attention's `varlen`, or FlexAttention, block_mask.py); with sdpa each span is a call of a causal kernel, and on
+a CPU spans of similar size are one call (padded_spans.py). No 16k x 16k mask exists. transformers' Qwen2 layers call
+this module through the attention registry, which passes the keyword `plan` on unchanged.
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ KERNELS = ("sdpa", "eager", "flash", "flex")
 
 
 class Plan(Protocol):
-    """Who attends whom in one forward pass."""
+    """The attention of one forward pass."""
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
         """q [rows, heads, T, d], k and v [rows, kv heads, T, d] -> [rows, T, heads, d]."""
 
 
 def resolve_kernel(kernel: str) -> str:
-    """`kernel` if it can be used here; `auto` becomes flash-attention where a version of it works on the GPU
-    (`flash.varlen`), else sdpa. (It computes half precision only; in float32 sdpa stands in.) Raises UserError."""
+    """The kernel to use: for `auto`, flash-attention if a version of it works on the GPU (`flash.varlen`), else sdpa.
+
+    flash-attention computes only half precision; sdpa replaces it in float32. Raises UserError for a kernel that cannot
+    be used here.
+    """
     if kernel == "auto":
         return "flash" if flash.varlen() else "sdpa"
     if kernel not in KERNELS:
@@ -87,13 +90,13 @@ class SpanPlan:
 
 
 def _attend_spans(spans, q, k, v, scale, kernel) -> torch.Tensor:
-    """A kernel call a span. Rows are split, not sliced: the gradient of a slice is as long as the row, for each."""
+    """One kernel call per span. Rows are split, not sliced: the gradient of every slice would be as long as its row."""
     rows = [sorted((span for span in spans if span.row == row), key=lambda span: span.start) for row in range(len(q))]
     return torch.stack([_attend_row(*parts, scale, kernel) for parts in zip(rows, q, k, v)]).transpose(1, 2)
 
 
 def _attend_row(spans, q, k, v, scale, kernel) -> torch.Tensor:
-    """One row, [heads, T, d]; places that no span covers give zeros."""
+    """One row, [heads, T, d]; the result is zero at places without a span."""
     edges = sorted({0, q.shape[1], *(edge for span in spans for edge in (span.start, span.stop, *span.prefix))})
     widths = [end - begin for begin, end in itertools.pairwise(edges)]
     piece_at = {edge: number for number, edge in enumerate(edges)}
@@ -121,7 +124,7 @@ def _sdpa(q, k, v, scale) -> torch.Tensor:
 
 
 def _eager(q, k, v, scale) -> torch.Tensor:
-    """Softmax in float32, as transformers' eager attention."""
+    """Softmax in float32, as in transformers' eager attention."""
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(k.shape[2] - q.shape[2] + 1)
     scores = (q @ k.transpose(2, 3) * scale).masked_fill(hidden, float("-inf"))
@@ -130,13 +133,13 @@ def _eager(q, k, v, scale) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class VarlenIndex:
-    """Where the queries and keys of all spans lie in the flattened rows, as flash-attention's `varlen` needs it."""
+    """Places of the queries and keys of all spans in the flattened rows, for flash-attention's `varlen`."""
 
     queries: torch.Tensor
-    """int64 [covered tokens], and [keys] with every prefix once a span that sees it."""
+    """int64 [covered tokens]; `keys`, int64 [keys], has a prefix once for every span that sees it."""
     keys: torch.Tensor
     query_ends: torch.Tensor
-    """int32 [spans + 1], cumulated lengths from 0."""
+    """int32 [spans + 1], cumulative lengths from 0, as is `key_ends`."""
     key_ends: torch.Tensor
     longest: tuple[int, int]
 
@@ -162,7 +165,7 @@ class VarlenIndex:
 def spans_varlen(index: VarlenIndex, q, k, v, scale, varlen: flash.Varlen) -> torch.Tensor:
     """All spans in one call of flash-attention's `varlen` function, whose causal mask ends at the bottom right.
 
-    A span's keys are its prefix and itself, gathered; so a prefix is copied once a span, but never scored twice.
+    A span's keys, its prefix and itself, are gathered: a prefix is copied for every span, but never scored twice.
     """
     rows, heads, length, width = q.shape
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
@@ -182,9 +185,9 @@ class StepTensors(NamedTuple):
     branches: torch.Tensor
     """[N], 0 to N - 1."""
     prefix_padding: torch.Tensor
-    """bool [N, 1, 1, P], True for padding of a prefix."""
+    """bool [N, 1, 1, P], True for padding after a prefix."""
     own_padding: torch.Tensor
-    """bool [N, 1, 1, used], True for places that are not filled yet."""
+    """bool [N, 1, 1, used], True for places that are still empty."""
 
 
 @dataclass
@@ -192,8 +195,8 @@ class CachePlan:
     """One step of generation: one query token for each of N branches; branches of a group share their prefix.
 
     Keys and values, per layer: `prefix` [groups, kv heads, P, d] and `own` [N, kv heads, capacity, d], which is
-    filled in place. Padded places are masked. All branches of a group score their prefix in one matrix product, so the
-    prefix is stored and read once.
+    filled in place. Padding is masked. All branches of a group score their prefix in one matrix product, so it is
+    stored and read once.
     """
 
     prefix: list[tuple[torch.Tensor, torch.Tensor]]
@@ -201,9 +204,9 @@ class CachePlan:
     prefix_lengths: torch.Tensor
     own_lengths: torch.Tensor
     group: torch.Tensor
-    """[N], the group of each branch."""
+    """[N], each branch's group."""
     slot: torch.Tensor
-    """[N], its place within the group."""
+    """[N], each branch's place within its group."""
 
     def __post_init__(self) -> None:
         self._slots = int(self.slot.max()) + 1
@@ -212,7 +215,7 @@ class CachePlan:
         self._update()
 
     def _update(self) -> None:
-        """Recompute what follows from `own_lengths`, the tokens before this step's."""
+        """Recompute what depends on `own_lengths`, the number of tokens before this step's."""
         self._used = int(self.own_lengths.max()) + 1
         places = torch.arange(self._used, device=self.group.device)
         own_padding = (places > self.own_lengths[:, None])[:, None, None]
@@ -221,18 +224,18 @@ class CachePlan:
         self._tensors = {self.group.device: tensors}
 
     def _tensors_on(self, device: torch.device) -> StepTensors:
-        """This step's places where a layer runs; a model may be spread over several devices (`placement`)."""
+        """This step's tensors on a layer's device; a model may be spread over several (`placement`)."""
         if device not in self._tensors:
             self._tensors[device] = StepTensors(*(tensor.to(device) for tensor in self._tensors[self.group.device]))
         return self._tensors[device]
 
     def advance(self) -> None:
-        """Count the query token of the step that is done."""
+        """Go on to the next step: count this step's query token."""
         self.own_lengths += 1
         self._update()
 
     def select(self, branches: torch.Tensor) -> None:
-        """Drop all but these branches, int64 [kept], and the prefixes that only dropped ones see."""
+        """Keep only these branches, int64 [n], and the prefixes that they see."""
         groups, self.group = self.group[branches].unique(return_inverse=True)
         self.slot, self.own_lengths = self.slot[branches], self.own_lengths[branches]
         self.prefix_lengths = self.prefix_lengths[groups]

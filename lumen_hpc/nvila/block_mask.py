@@ -1,8 +1,8 @@
 """FlexAttention for packed rows: one call a layer, with the batch's block mask built once.
 
-The mask of a `Span` list is three numbers a query: where its own span starts, and where its prefix starts and stops.
-From these follow both the rule within a block and which blocks are empty, partial or full, without a mask of tokens
-by tokens. All of it is tensors, so a compiled layer takes every batch of one shape without compiling again.
+The mask of a `Span` list is three numbers per query: where its own span starts, and where its prefix starts and stops.
+They determine the mask within a block, and which blocks are empty, partial or full, without a token-by-token mask.
+All of them are tensors, so that a compiled layer takes every batch of the same shape without a recompilation.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ BLOCK = 128
 
 @dataclass
 class BlockMaskPlan:
-    """Attention of a batch in one FlexAttention call a layer; places that no span covers give zeros."""
+    """Attention of a batch in one FlexAttention call per layer; the result is zero at places without a span."""
 
     mask: BlockMask
     uncovered: torch.Tensor | None
-    """bool [rows, T, 1, 1]; None where spans cover everything."""
+    """bool [rows, T, 1, 1]; None if spans cover all places."""
     dense: torch.Tensor | None = None
-    """bool [rows, 1, T, T], on a CPU alone, where FlexAttention has no backward pass: for tests of the same rule."""
+    """bool [rows, 1, T, T], only on a CPU, where FlexAttention has no backward pass: for tests of the mask."""
     keep: bool = False
-    """Keep keys and values for a cache; not for compiled layers, which would be compiled one by one."""
+    """Keep keys and values for a cache; not with compiled layers, each of which would then compile separately."""
     keys_values: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
@@ -51,7 +51,7 @@ class BlockMaskPlan:
 
 @cache
 def _fused_attention() -> Any:
-    """The fused kernel; without compilation FlexAttention computes every score."""
+    """The fused kernel; without compilation, FlexAttention materialises every score."""
     return torch.compile(flex_attention, dynamic=False)
 
 
@@ -61,7 +61,7 @@ def block_mask_plan(
     """The plan of `rows` rows of `length` tokens; `keep`: keys and values are kept for a cache."""
     padded = -(-length // BLOCK) * BLOCK
     limits: np.ndarray = np.empty((3, rows, padded), dtype=np.int32)
-    limits[0], limits[1:] = np.arange(padded), 0  # a place that no span covers sees itself: no softmax of nothing
+    limits[0], limits[1:] = np.arange(padded), 0  # a place without a span sees itself, since an empty softmax is NaN
     uncovered: np.ndarray = np.ones((rows, length), dtype=bool)
     for span in spans:
         uncovered[span.row, span.start : span.stop] = False
@@ -89,7 +89,7 @@ def block_mask_plan(
         places = torch.arange(length)
         dense = visible(torch.arange(rows)[:, None, None, None], places[0], places[:, None], places)
     else:
-        use_private_cache()  # for the fused kernel, else in /tmp/torchinductor_USER, which anybody can create
+        use_private_cache()  # for the fused kernel; the default, /tmp/torchinductor_USER, is anybody's to create
     return BlockMaskPlan(mask, uncovered_tensor, dense, keep)
 
 
@@ -104,6 +104,6 @@ def _visible_pairs(start: torch.Tensor, prefix_start: torch.Tensor, prefix_stop:
 
 
 def _block_indices(selection: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """bool [rows, query blocks, key blocks] → (number a query block, their indices first), with an axis for heads."""
+    """bool [rows, query blocks, key blocks] → (number per query block, indices with theirs first), with a head axis."""
     order = selection.int().argsort(dim=-1, descending=True, stable=True)
     return selection.sum(-1, dtype=torch.int32)[:, None], order.int()[:, None]

@@ -1,4 +1,4 @@
-"""Sizes of the published models, counted without their weights: `python -m lumen_hpc.nvila.cards`.
+"""Counts the parameters of the published models without their weights: `python -m lumen_hpc.nvila.cards`.
 
 Shapes from the published config.json files; parameters are counted on the meta device.
 """

@@ -1,4 +1,4 @@
-"""Conversations to token ids and labels, ChatML as NVILA uses it.
+"""Turns conversations into token ids and labels, in NVILA's ChatML.
 
 `<|im_start|>role\\ntext<|im_end|>\\n` for each message, a default system message in front, and for generation an open
 `<|im_start|>assistant\\n` at the end. Messages are stripped, as NVlabs/VILA `llava/utils/tokenizer.py` does.
@@ -27,7 +27,7 @@ SYSTEM = "You are a helpful assistant"
 ROLES = {"human": "user", "gpt": "assistant", "system": "system", "user": "user", "assistant": "assistant"}
 
 _PROBE = f"Yes, {string.ascii_letters}: {string.digits}; no."
-"""Text that every tokenizer for English gives back as it was."""
+"""Text that every tokenizer for English decodes unchanged."""
 
 Message = dict[str, str]
 """`{"from": "human" | "gpt" | "system", "value": text}`, the form of LLaVA and VILA."""
@@ -38,10 +38,10 @@ class Tokenizer:
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        backend.no_truncation()  # a tokenizer.json may store either: answers would be cut, or padded, in silence
+        backend.no_truncation()  # a tokenizer.json may store either: answers would be cut or padded silently
         backend.no_padding()
         if getattr(backend.model, "dropout", None):
-            backend.model.dropout = None  # stored too: the same text would be other tokens each time
+            backend.model.dropout = None  # may be stored too: a text would give other tokens each time
         for name in (SENTINEL, IMAGE, VIDEO):  # the official loader adds what is missing in this order
             if backend.token_to_id(name) is None:
                 backend.add_special_tokens([AddedToken(name, special=True, normalized=False)])
@@ -78,7 +78,7 @@ class Tokenizer:
             return cls(opened.backend_tokenizer)
 
     def _check(self) -> None:
-        """Refuse a tokenizer that loses letters, or joins an answer's tokens with other signs between them."""
+        """Refuse a tokenizer that loses letters, or inserts characters between an answer's tokens."""
         round_trip = self.decode(self.encode(_PROBE))
         if round_trip != _PROBE or not self.encode("\n"):
             raise UserError(
@@ -96,14 +96,14 @@ class Tokenizer:
 
     @property
     def largest_text_id(self) -> int:
-        """The largest id that a text can give; the media tokens never reach the embedding."""
+        """The largest id in an encoded text; the media tokens never reach the embedding."""
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         return max((i for name, i in vocabulary.items() if name not in (SENTINEL, IMAGE, VIDEO)), default=-1)
 
     def escape_controls(self, messages: Sequence[Message]) -> list[Message]:
         """The messages with control tokens as plain text, so that none opens or closes a turn; `<image>` stays.
 
-        The number of `<image>` is checked against the pictures by `place_images`.
+        `place_images` compares the number of `<image>` with the pictures.
         """
         return [message | {"value": self._escape(message["value"])} for message in messages]
 
@@ -124,10 +124,9 @@ class Tokenizer:
 def place_images(messages: Sequence[Message], per_picture: Sequence[int], aspect: str, inline: bool) -> list[Message]:
     """Put the placeholders of the pictures into the messages.
 
-    `per_picture` is the number of tiles that each picture's placeholder stands for (1 unless `dynamic`). By default
-    `<image>` in the texts is removed and all pictures open the first human message in their order, as the official
-    LLaVADataset does; `inline` keeps each where its `<image>` stands. With `dynamic`, "<image>\\n" is written for
-    every tile.
+    `per_picture` is the number of placeholders of each picture: with `dynamic` one "<image>\\n" per tile, else 1. By
+    default `<image>` in the texts is removed, and all pictures open the first human message in their order, as in the
+    official LLaVADataset; `inline` puts each where its `<image>` stands.
     """
     placeholders = [f"{IMAGE}\n" * count if aspect == "dynamic" else IMAGE for count in per_picture]
     result = [{"from": message["from"], "value": message["value"]} for message in messages]
@@ -153,7 +152,7 @@ def place_images(messages: Sequence[Message], per_picture: Sequence[int], aspect
 
 
 def with_placeholders(messages: Sequence[Message], pictures: int) -> list[Message]:
-    """The messages; where none has `<image>`, a line of it for each picture opens the first human one."""
+    """The messages; if none has `<image>`, a line of it for each picture opens the first human one."""
     result = list(messages)
     first = next((place for place, message in enumerate(result) if message["from"] in ("human", "user")), None)
     if first is not None and not any(IMAGE in message["value"] for message in result):
@@ -206,7 +205,7 @@ def encode(
 
 
 def _official_labels(messages: Sequence[Message], ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    """Labels of `preprocess_conversation`: what does not match the conversation with its answers cut out."""
+    """Labels of `preprocess_conversation`: the tokens that do not match the conversation without its answers."""
     hollow_messages = [m | {"value": SENTINEL} if ROLES.get(m["from"]) == "assistant" else m for m in messages]
     template = tokenizer.encode(render(hollow_messages, generation=False)[0])
     for retried in (False, True):

@@ -1,7 +1,7 @@
-"""Weights in and out of the official layout, one tensor at a time.
+"""Reads and writes weights in the official layout, one tensor at a time.
 
 Published folders have no completeness marker; those that `save` writes have `complete.json` with every file's size,
-and it is checked when they are read.
+which `load` checks.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def load(
 ) -> NVILA:
     """Read a checkpoint: the official layout, or the flat one of `NVILA-8B-hf`.
 
-    dtype: the weights' format, None as stored. attention: `sdpa`, `eager`, `flash`, or `auto` (flash where it can
-    run, else sdpa). Weights go straight to `device`, one tensor at a time, so the peak is the model plus one tensor.
-    The model is in evaluation mode.
+    dtype: of the weights; None: as stored. attention: `sdpa`, `eager`, `flash`, `flex`, or `auto` (flash if it can run,
+    else sdpa). Weights go straight to `device`, one tensor at a time, so the peak is the model plus one tensor. The
+    model is in evaluation mode.
 
     memory: for a model that one device cannot hold, how much of it each may take, as in `{0: "20GiB", "cpu": "60GiB",
-    "disk": "1TB"}`, in that order (`placement`); `device` does not count then. `device="auto"`: the same, by what is
-    free. Raises UserError naming a file or tensor that is missing, cut short or unfit.
+    "disk": "1TB"}`, in that order (`placement`); `device` is then ignored. `device="auto"`: the same, with the free
+    memory. Raises UserError naming a file or tensor that is missing, cut short or unfit.
     """
     folder = Path(folder)
     config = read_config(folder)
@@ -74,9 +74,9 @@ def load(
 
 
 def _fitting_weights(folder: Path, model: NVILA, dtype: torch.dtype | None) -> Iterator[tuple[str, torch.Tensor, Path]]:
-    """What `read_weights` gives, one tensor for each parameter; with `dtype` None they must be stored alike.
+    """The tensors of `read_weights`, one per parameter; with `dtype` None all must have the same dtype.
 
-    Raises UserError naming the file and tensor that does not fit, and at the end the parameters without one.
+    Raises UserError naming the file and tensor that does not fit, and at the end the parameters without a tensor.
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     missing_names = set(shapes)
@@ -116,7 +116,7 @@ def _build(folder: Path, config: NVILAConfig, attention: str) -> NVILA:
             return NVILA(config, Tokenizer.from_files(config.files), kernel=attention)
     except UserError:
         raise
-    except Exception as error:  # of every kind: wrong types, impossible shapes, unknown names
+    except Exception as error:  # of any type: for wrong types, impossible shapes, unknown names
         reason = " ".join(str(error).split())
         raise UserError(f"{folder}: no model can be built from its config.json files ({reason})") from None
 
@@ -130,7 +130,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def _check_vocabulary(model: NVILA) -> None:
-    """Refuse token ids that the embedding has no row for; on a GPU they end in a device-side assertion."""
+    """Refuse token ids without a row in the embedding, which on a GPU end in a device-side assertion."""
     rows = model.llm.config.vocab_size
     if (largest := model.tokenizer.largest_text_id) >= rows:
         raise UserError(
@@ -140,7 +140,7 @@ def _check_vocabulary(model: NVILA) -> None:
 
 
 def _make_buffers(model: NVILA, device: torch.device | str, on_disk: Collection[str] = ()) -> None:
-    """Buffers that a model computes and no file holds: rotary frequencies, positions of patches."""
+    """Create the buffers that no file holds: rotary frequencies, positions of patches."""
     rotary = model.llm.model.rotary_emb
     model.llm.model.rotary_emb = type(rotary)(config=rotary.config).to(device)
     embeddings = getattr(model.vision_tower, "vision_model", model.vision_tower).embeddings
@@ -154,7 +154,7 @@ def _make_buffers(model: NVILA, device: torch.device | str, on_disk: Collection[
 
 
 def read_files(folder: str | Path) -> list[Path]:
-    """The files that `load` takes values from, sorted: configuration, tokenizer, weights; strays do not count."""
+    """The files that `load` reads, sorted: configuration, tokenizer, weights; no others in the folder."""
     folder = Path(folder)
     config = read_config(folder)
     flat = not (folder / "llm").is_dir()
@@ -167,7 +167,7 @@ def read_files(folder: str | Path) -> list[Path]:
 
 
 def read_weights(folder: str | Path) -> Iterator[tuple[str, torch.Tensor, Path]]:
-    """(parameter name, tensor, file) of everything stored; heads that NVILA does not use are skipped."""
+    """(parameter name, tensor, file) of all stored tensors but the heads, which NVILA does not use."""
     folder = Path(folder)
     flat = not (folder / "llm").is_dir()
     for part in [""] if flat else PARTS:
@@ -188,10 +188,10 @@ def _parameter_name(official: str) -> str | None:
 
 
 def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] | None = None) -> Path:
-    """Write the official layout, whole or not at all: a sibling `.partial` folder, synced, marked, then renamed.
+    """Write the official layout atomically: into a sibling `.partial` folder, synced, marked, then renamed.
 
-    `tensors` replaces `model.state_dict()` where that is sharded over processes (same names). An existing
-    checkpoint at `folder` is replaced (for an instant it is `.old`). Returns the folder.
+    `tensors` replaces `model.state_dict()` if that is sharded over processes (same names). An existing checkpoint at
+    `folder` is replaced (for an instant it is `.old`). Returns the folder.
     """
     folder = Path(folder)
     tensors = model.state_dict() if tensors is None else tensors

@@ -1,6 +1,6 @@
-"""A checkpoint's configuration: the official json values, kept whole, and the few of them that decide the maths.
+"""A checkpoint's configuration: all official json values, and properties for the few that decide the maths.
 
-Keys that nothing here reads are kept and written back. `config_files` reads and writes the files; `config_checks`
+Keys that nothing here reads are written back unchanged. `config_files` reads and writes the files; `config_checks`
 checks single values, and this module what follows from several.
 """
 
@@ -18,7 +18,7 @@ from .prompt_form import KEY, PromptForm
 
 PARTS = ("llm", "vision_tower", "mm_projector")
 PROJECTORS = {"mlp_downsample": 2, "mlp_downsample_2x2_fix": 2, "mlp_downsample_3x3_fix": 3}
-"""Projector types and how many patches each side of a downsampling block has."""
+"""Projector types, and the side of their downsampling blocks [patches]."""
 ASPECTS = ("resize", "dynamic", "dynamic_s2")
 _MAX_SCALE = 8192
 """Side of the largest scale [px]."""
@@ -51,7 +51,7 @@ class NVILAConfig:
         self._check_tiles()
         self._check_preprocessor()
         PromptForm.read(self.root)
-        _ = self.max_length, self.select_layer, self.s2_output, self.generation  # read here if they are of other types
+        _ = self.max_length, self.select_layer, self.s2_output, self.generation  # raise errors of type here
 
     @property
     def generation(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class NVILAConfig:
         return json.loads(self.files.get(GENERATION, b"{}"))
 
     def _check_scales(self) -> None:
-        """Refuses scales and a layer that the tower does not have."""
+        """Refuses scales that the tower cannot have, and a layer that it has not."""
         raw = self.root.get("s2_scales")
         try:
             readable = min(self.scales) > 0 and (isinstance(raw, str | None) or all(map(is_whole, raw)))
@@ -111,7 +111,7 @@ class NVILAConfig:
 
     @property
     def prompt_form(self) -> PromptForm:
-        """How the prompts of its training were written; the official form where the checkpoint has no note."""
+        """How the prompts of its training were written; the official form if the checkpoint has no note."""
         return PromptForm.read(self.root)
 
     def with_prompt_form(self, form: PromptForm) -> NVILAConfig:
@@ -137,7 +137,7 @@ class NVILAConfig:
 
     @property
     def s2_output(self) -> int:
-        """Which scale's grid the others are resized to (-1: the finest). Default: the first, as officially."""
+        """The scale to whose grid the others are resized (-1: the finest). Default: the first, as officially."""
         return int(self.root.get("s2_resize_output_to_scale_idx", 0))
 
     @property
@@ -190,11 +190,11 @@ class NVILAConfig:
 
     @property
     def dtype(self) -> str:
-        """The weights' format as llm/config.json names it; else `bfloat16`, that of the published checkpoints."""
+        """The weights' dtype by llm/config.json; else `bfloat16`, that of the published checkpoints."""
         return self.llm.get("torch_dtype") or self.llm.get("dtype") or "bfloat16"
 
     def with_dtype(self, dtype: object) -> NVILAConfig:
-        """The same, with `dtype` (a torch dtype) wherever the json files name the weights' format."""
+        """The same, with `dtype` (a torch dtype) wherever the json files name the weights' dtype."""
         name = str(dtype).removeprefix("torch.")
 
         def with_name(values: dict[str, Any]) -> dict[str, Any]:

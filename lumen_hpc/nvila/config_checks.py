@@ -1,6 +1,6 @@
-"""What a checkpoint's json values must be: of the official types, of sizes that exist, and of NVILA's family.
+"""Checks single json values of a checkpoint: official types, plausible sizes, NVILA's family.
 
-`config` checks what follows from several values together.
+`config` checks combinations of values.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from lumen_hpc.errors import UserError
 
 GENERATION = "llm/generation_config.json"
 MAX_TILES = 100
-"""Of one picture; published checkpoints have 12."""
+"""Most tiles per picture; published checkpoints have 12."""
 
 _REQUIRED_KEYS = {"llm": ("hidden_size",), "vision_tower": ("hidden_size", "image_size", "patch_size")}
-"""What is read from the parts' `config.json` here; transformers knows the rest."""
+"""What is read here from the parts' `config.json`; transformers reads the rest."""
 _MAX_SIZES = {
     "llm": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "num_attention_heads": 1 << 10, "vocab_size": 1 << 22},
     "vision_tower": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "image_size": 4096, "patch_size": 512},
 }
-"""Sizes far above every published model's: a larger one would only fill memory or never end."""
+"""Limits far above every published model's sizes: larger ones would only fill memory or never end."""
 _MODEL_TYPES = {"llm": "qwen2", "vision_tower": "siglip_vision_model"}
 """The parts' `model_type`."""
 _DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -38,7 +38,7 @@ def is_whole(value: object) -> bool:
 
 
 def check_types(root: Values, parts: Mapping[str, Values], generation: Values) -> None:
-    """Refuses values that would be read as something else (`"false"` is true) or fail far from here.
+    """Refuses values that would be misread (`"false"` is true) or fail much later.
 
     root, parts: `config.json` of the checkpoint and, by name, of its parts. generation: `llm/generation_config.json`.
     Raises UserError with the key, its value, its file and what it takes; so do the other checks here.
@@ -88,7 +88,7 @@ def _check_llm(llm: Values) -> None:
 
 
 def check_sizes(parts: Mapping[str, Values]) -> None:
-    """Refuses a part without a size that is needed, and a size that is no whole number from 1 to what exists."""
+    """Refuses a part without a required size, and a size that is no whole number from 1 to its limit."""
     for part, keys in _REQUIRED_KEYS.items():
         if missing_keys := [key for key in keys if not is_whole(parts[part].get(key))]:
             raise UserError(f"{part}/config.json gives no whole number for {', '.join(missing_keys)}")
@@ -102,7 +102,7 @@ def check_sizes(parts: Mapping[str, Values]) -> None:
 
 
 def check_family(root: Values, parts: Mapping[str, Values]) -> None:
-    """Refuses, with its value, what the official code would compute differently."""
+    """Refuses values for which the official code would compute something else."""
     for part, kind in _MODEL_TYPES.items():
         if (model_type := parts[part].get("model_type", kind)) != kind:
             raise UserError(f"model_type={json.dumps(model_type)} in {part}/config.json is not supported; it is {kind}")
@@ -128,7 +128,7 @@ def check_family(root: Values, parts: Mapping[str, Values]) -> None:
 
 
 def _check_encoder(encoder: Any) -> None:
-    """`image_encoder`, an object or json text of one: what it puts around a picture."""
+    """Refuses an `image_encoder`, an object or its json text, that puts other tokens around a picture."""
     try:
         encoder = json.loads(encoder) if isinstance(encoder, str) else encoder
     except ValueError:

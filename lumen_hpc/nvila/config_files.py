@@ -1,4 +1,4 @@
-"""A checkpoint's configuration on disk: the json and tokenizer files of the official and of the flat layout.
+"""Reads a checkpoint's configuration: the json and tokenizer files of the official and of the flat layout.
 
 Official layout: a root `config.json` beside `llm/`, `vision_tower/` and `mm_projector/`, each with its own
 `config.json`. The flat layout of `NVILA-8B-hf` (one `config.json` with `text_config` and `vision_config`) is read too;
@@ -19,9 +19,9 @@ from .config import PARTS, NVILAConfig
 
 
 def read_config(folder: str | Path) -> NVILAConfig:
-    """Read a checkpoint's json and tokenizer files; no weights.
+    """Read a checkpoint's json and tokenizer files, without weights.
 
-    Raises UserError naming the file that is missing, not json, or a link to a file that is not the checkpoint's.
+    Raises UserError naming a file that is missing, not json, or a link to a file outside the checkpoint.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -33,7 +33,7 @@ def read_config(folder: str | Path) -> NVILAConfig:
     root = read_json(folder / "config.json")
     try:
         return _read_flat(folder, root) if "text_config" in root else _read_official(folder, root)
-    except UserError:  # a ValueError too, and named already
+    except UserError:  # is a ValueError too, and names its file already
         raise
     except (TypeError, ValueError, AttributeError, KeyError, OverflowError) as error:
         raise UserError(
@@ -52,7 +52,7 @@ def _read_official(folder: Path, root: dict[str, Any]) -> NVILAConfig:
 
 
 def _require_own_files(folder: Path) -> None:
-    """Refuse a small file that is a link out of the checkpoint: saving and export would publish what it leads to.
+    """Refuse a small file that is a link out of the checkpoint: saving and export would publish its target.
 
     Links within a folder, and the hub cache's from a snapshot to its blobs, stay with the checkpoint.
     """
@@ -68,7 +68,7 @@ def _require_own_files(folder: Path) -> None:
 
 
 def _is_small_model_file(path: Path) -> bool:
-    """True for a small file of the model; a copy's shadow (`._config.json`) and a trainer's state are none."""
+    """True for a small file of the model; not for macOS's shadow files (`._config.json`) and a trainer's state."""
     if path.name.startswith(".") or path.name == "trainer_state.json":
         return False
     return path.suffix in (".json", ".txt", ".jinja", ".model") and not path.name.endswith(".index.json")
@@ -76,7 +76,7 @@ def _is_small_model_file(path: Path) -> bool:
 
 def _small_file(path: Path) -> bytes:
     if path.suffix == ".json":
-        read_json(path)  # named here if it is broken, not at its first use
+        read_json(path)  # raises if it is broken, before its first use
     return read_bytes(path)
 
 
@@ -84,7 +84,7 @@ def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
     """Names as SGLang's NVILA models read them: `llm.*`, `mm_projector.layers.*`, `vision_tower.vision_model.*`.
 
     Those models fix what the flat config leaves out: three scales of the tower's size and 2x2 blocks (NVILA), or
-    dynamic tiles and 3x3 blocks (NVILA-Lite). Without a key that decides, NVILA is meant.
+    dynamic tiles and 3x3 blocks (NVILA-Lite). NVILA is the default.
     """
     vision, llm = dict(flat["vision_config"]), dict(flat["text_config"])
     lite = "lite" in f"{flat.get('model_type', '')} {flat.get('architectures', '')}".lower()
@@ -115,7 +115,7 @@ def _read_flat(folder: Path, flat: dict[str, Any]) -> NVILAConfig:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a json file. Raises UserError naming a file that is missing or is none."""
+    """The object in a json file. Raises UserError naming a file that is missing or holds no object."""
     try:
         value = json.loads(read_bytes(path), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
         if not isinstance(value, dict):

@@ -1,8 +1,8 @@
-"""flash-attention's `varlen` function, from the newest of its packages that works on this machine's GPU.
+"""Finds flash-attention's `varlen` function in the fastest of its packages that works on this machine's GPU.
 
-Versions 2, 3 and 4 are packages of their own with one function of one meaning: sequences one behind the other, causal
-to the bottom right, grouped heads. A package can be there without kernels for this GPU, and version 4 alone leaves a
-`flash_attn` that has no version 2: so each is tried, forward and backward, before it is trusted.
+Versions 2, 3 and 4 are separate packages with an equivalent function: concatenated sequences, causal to the bottom
+right, grouped heads. A package may lack kernels for this GPU, and version 4 alone installs a `flash_attn` without
+version 2: so each one is tried, forward and backward, before it is used.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ MODULES = {
     3: ("flash_attn_3.flash_attn_interface", "flash_attn_interface"),
     2: ("flash_attn",),
 }
-"""Where each version has its function; 3 was moved once."""
+"""Modules that may have each version's function; that of 3 has moved."""
 
 
 def versions_for(major: int) -> tuple[int, ...]:
-    """Versions for a GPU's compute capability, the fastest first: 3 is Hopper's, 4 Blackwell's, and 2 everybody's."""
+    """Versions for a GPU's compute capability, the fastest first: 3 is for Hopper, 4 for Blackwell, 2 for all."""
     return (4, 2) if major >= 10 else (3, 4, 2) if major == 9 else (2,) if major == 8 else ()
 
 
 @cache
 def varlen() -> Varlen | None:
-    """The function to use on this process's GPU; None where there is no GPU, or no package that works."""
+    """The function to use on this process's GPU; None without a GPU, or without a package that works."""
     if not torch.cuda.is_available():
         return None
     for version, function in installed_functions(versions_for(torch.cuda.get_device_capability()[0])):
@@ -48,19 +48,19 @@ def varlen() -> Varlen | None:
 
 
 def installed_functions(versions: tuple[int, ...]) -> Iterator[tuple[int, Varlen]]:
-    """The versions among `versions` whose package imports, with their functions."""
+    """Those of `versions` whose package can be imported, with their functions."""
     for version in versions:
         for module in MODULES[version]:
             try:
                 function = import_module(module).flash_attn_varlen_func
-            except Exception:  # what an extension built for another torch or CUDA raises
+            except Exception:  # an extension built for another torch or CUDA raises anything
                 continue
             yield version, _with_uniform_call(function)
             break
 
 
 def _with_uniform_call(function: Callable[..., Any]) -> Varlen:
-    """Arguments by their names, which all versions share; of several results (4, older 3) the first."""
+    """The function with arguments by the names that all versions share; of several results (4, older 3) the first."""
 
     def call(
         q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, query_ends: torch.Tensor, key_ends: torch.Tensor,
@@ -76,9 +76,9 @@ def _with_uniform_call(function: Callable[..., Any]) -> Varlen:
 
 
 def fault(function: Varlen, device: str, dtype: torch.dtype) -> str:
-    """Why a function had better not be used on a device; empty if value and gradients equal those of plain attention.
+    """Why a function should not be used on a device; empty if value and gradients equal those of plain attention.
 
-    Tried on two sequences, of which the second sees a prefix.
+    The trial has two sequences, of which the second sees a prefix.
     """
     lengths, key_lengths, heads, kv_heads, width = (70, 33), (70, 200), 4, 2, 128
     generator = torch.Generator().manual_seed(0)
@@ -102,7 +102,7 @@ def fault(function: Varlen, device: str, dtype: torch.dtype) -> str:
         for run in (plain, fused):
             out = run()
             results.append([out.detach(), *torch.autograd.grad((out * weight).sum(), inputs)])
-    except Exception as error:  # whatever a kernel does on a GPU that it was not built for
+    except Exception as error:  # a kernel on a GPU that it was not built for raises anything
         return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     distance = max(float((a.float() - b.float()).norm() / a.float().norm()) for a, b in zip(*results))
     return (

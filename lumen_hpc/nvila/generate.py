@@ -1,4 +1,4 @@
-"""Greedy answers: packed prompts that share their pictures, then one token a step for all of them."""
+"""Generates greedy answers: packed prompts that share their pictures, then one token per step for all of them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .packing import PICTURE, Batch, Sample, pack, packed_length, shared_length
 from .vision import Pictures
 
 MAX_LIVE_SHARE = 0.7
-"""Answers that are written are dropped from the batch once at most this share of it is left."""
+"""Finished answers are dropped from the batch once at most this share of it is unfinished."""
 
 
 class Model(Protocol):
-    """What generation needs of a model; `NVILA` is one."""
+    """The model behind `generate`: an `NVILA`, or what replaces one."""
 
     config: NVILAConfig
     kernel: str
@@ -44,10 +44,10 @@ class Answer:
     text: str
     """The answer without special tokens and outer spaces."""
     ids: list[int]
-    """Its token ids, with the stop token if one was reached."""
+    """The answer's token ids, with the stop token if it was reached."""
     yes: float | None = None
-    """Probability of yes against no at the answer's first token, that after a `;` (the end of a findings line) where
-    it has one; None where it was not weighed."""
+    """Probability of yes against no at the answer's first token, or at that after a `;` (the end of a findings line);
+    None if it was not computed."""
 
 
 @torch.inference_mode()
@@ -56,8 +56,8 @@ def generate(
 ) -> list[Answer]:
     """Answers to samples that were encoded with `generation=True`, in their order.
 
-    Samples with the same pictures share them: their prompt's common beginning is computed, stored and read once.
-    Prompts of at most `batch_tokens` tokens in all (always at least one group) are one batch. An answer
+    Samples with the same pictures share them: the common beginning of their prompts is computed, stored and read once.
+    A batch has prompts of at most `batch_tokens` tokens in all, but at least one group. An answer
     stops after `<|im_end|>` (or another eos token of llm/generation_config.json), or at `max_new_tokens`. Raises
     UserError for a prompt that leaves an answer no room in the model's positions.
     """
@@ -88,7 +88,7 @@ def _groups(samples: Sequence[Sample]) -> list[list[int]]:
 
 
 def _chunks(groups: list[list[int]], samples: Sequence[Sample], batch_tokens: int) -> list[list[list[int]]]:
-    """Groups of like length together, so that little of the cache is padding."""
+    """Batches of groups with similar lengths, so that little of the cache is padding."""
     chunks: list[list[list[int]]] = []
     filled = 0
     for group in sorted(groups, key=lambda group: -len(samples[group[0]])):
@@ -108,9 +108,9 @@ def stop_ids(model: Model) -> set[int]:
 
 
 def first_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Ids of the tokens with which an answer yes, and an answer no, may begin.
+    """Ids of the tokens that may begin an answer yes, and of those that may begin an answer no.
 
-    After a space, as behind a findings line, only a whole word counts: the space alone may begin anything.
+    A token that is only the space before the word, as after a findings line, does not count: it may begin anything.
     """
     yes, no = (
         {
@@ -125,7 +125,7 @@ def first_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 
 
 def line_ends(tokenizer: Tokenizer) -> list[int]:
-    """Ids of the tokens that end a findings line."""
+    """Ids of the tokens that may end a findings line."""
     return sorted({tokenizer.encode(text)[-1] for text in (";", " ;")})
 
 
@@ -139,7 +139,7 @@ def _answer_groups(model: Model, groups: list[list[Sample]], max_new_tokens: int
     stops = torch.tensor(sorted(stop_ids(model)), device=model.device)
     positions = torch.tensor(batch.lengths, device=model.device)
     state = hidden[0, last]
-    branches = torch.arange(len(last), device=model.device)  # those that are still computed
+    branches = torch.arange(len(last), device=model.device)  # that are still computed
     tokens = stops[0].repeat(len(last), max_new_tokens)
     done = torch.zeros(len(last), dtype=torch.bool, device=model.device)
     yes, no = first_tokens(model.tokenizer)
@@ -179,7 +179,7 @@ def _until_stop(ids: list[int], stops: list[int]) -> list[int]:
 def _cache(plan: SpanPlan | BlockMaskPlan, groups: list[list[Sample]], room: int) -> tuple[CachePlan, list[int]]:
     """The prompts' keys and values by group and branch, and each prompt's last place in the packed row.
 
-    A sample alone is split after its last picture, so that its long part is stored as a prefix too.
+    A single sample is split after its last picture, so that its long part is stored as a prefix too.
     """
     prefixes, branches, group_of, slot_of = [], [], [], []
     start = 0
@@ -225,6 +225,6 @@ def _gather(x: torch.Tensor, spans: list[tuple[int, int]], room: int) -> torch.T
 
 
 def _pictures_end(sample: Sample) -> int:
-    """Places up to and with the last picture's feature; 0 for text alone."""
+    """Number of places up to the last picture's last feature; 0 without pictures."""
     at = (sample.token_ids == PICTURE).nonzero()[0]
     return int(at[-1]) + 1 if len(at) else 0

@@ -1,7 +1,7 @@
-"""How a group of processes divides the work on one batch: what the model asks, and the answers of a process alone.
+"""How a group of processes divides the work on a batch: the interface, for a single process.
 
-Tiles are divided for the vision tower and for the projector, then positions for the language model;
-`lumen_hpc/training/sequence_parallel.py` has the group that does it.
+Tiles are divided for the vision tower and the projector, then positions for the language model.
+`lumen_hpc/training/sequence_parallel.py` implements it for several processes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 class SingleProcess:
-    """One process does all of the work."""
+    """One process does all the work."""
 
     size = 1
     """Processes that divide a batch."""
@@ -20,11 +20,11 @@ class SingleProcess:
     """This process's number among them."""
 
     def own_range(self, count: int) -> range:
-        """Which of `count` rows `own_part` takes for this process, what fills the last parts left out."""
+        """The rows, of `count`, that `own_part` takes for this process, without padding."""
         return range(count)
 
     def own_part(self, x: torch.Tensor, dim: int = 0) -> torch.Tensor:
-        """This process's part of `x`, one of `size` equal ones in order; zeros fill the last ones."""
+        """This process's part of `x`, one of `size` equal parts in order; zeros pad the last ones."""
         return x
 
     def join(self, part: torch.Tensor, count: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ class SingleProcess:
         return part
 
     def attention_plan(self, plan: Any) -> Any:
-        """The attention plan (`attention.Plan`) of this process's positions, from that of all positions."""
+        """The attention plan (`attention.Plan`) for this process's positions, from the plan for all positions."""
         return plan
 
     def first_position(self, length: int) -> int:

@@ -1,4 +1,4 @@
-"""Records to encoded samples: pictures cut, placeholders placed, text tokenised. No weights are needed."""
+"""Encodes records as samples: cuts pictures, places placeholders, tokenises text. It needs no weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .preprocess import Picture, join_tiles, normalise, picture_key, preprocess_
 
 @dataclass
 class Inputs:
-    """Encoded samples, and their tensors in the official collator's form (padded at the right)."""
+    """Encoded samples, and their tensors as the official collator gives them (padded at the right)."""
 
     samples: list[Sample]
     pad_id: int
@@ -33,7 +33,7 @@ class Inputs:
 
     @property
     def input_ids(self) -> torch.Tensor:
-        """int64 [rows, tokens], one `<image>` a placeholder."""
+        """int64 [rows, tokens], with one `<image>` per placeholder."""
         return self._padded([s.input_ids for s in self.samples], self.pad_id)
 
     @property
@@ -55,7 +55,7 @@ class Inputs:
     def block_sizes(self) -> torch.Tensor:
         """int64 [placeholders, 2], (rows, columns); (-1, -1) for a picture of one tile.
 
-        Empty for generation without a picture of several scales, where the official `generate` passes none.
+        Empty for generation without a picture of several tiles, since the official `generate` then passes none.
         """
         blocks = [block for s in self.samples for block in s.blocks]
         if self.generation and not any(blocks):
@@ -100,8 +100,8 @@ class Preprocessor:
         generation: end with an open assistant turn; a last message from `gpt` is left out. exact: PIL's pixels, or
         within 2 grey levels and faster. inline: pictures stand where the text has `<image>` (True), or all in front
         (False, the official order); None: as the checkpoint was trained (`config.prompt_form`).
-        official_tiles: one tile a picture where a record has several, as the official `generate_content`.
-        official_labels: with the official newline bug. Raises UserError naming what does not fit.
+        official_tiles: one tile per picture if a record has several pictures, as in the official `generate_content`.
+        official_labels: with the official newline bug. Raises UserError naming the record and its fault.
         """
         cut_pictures: dict[tuple, tuple] = {}
         samples = []
@@ -117,7 +117,7 @@ class Preprocessor:
                 key = tuple(map(picture_key, pictures))
                 if key not in cut_pictures:
                     tiles = preprocess_images(pictures, self.config, exact=exact, single_tile=is_single)
-                    cut_pictures[key] = (tiles, pictures)  # kept alive, or another could take its id
+                    cut_pictures[key] = (tiles, pictures)  # referenced, or another object could get its id
                 tiles = cut_pictures[key][0]
                 aspect = "resize" if is_single else self.config.aspect
                 messages = record_messages(record, generation=generation)
@@ -137,7 +137,7 @@ class Preprocessor:
 
 
 def record_pictures(record: dict[str, Any]) -> list[Picture]:
-    """The pictures of a record: `images`, or LLaVA's `image`; none for text alone."""
+    """The pictures of a record: `images`, or LLaVA's `image`; [] without any."""
     pictures = record.get("images", record.get("image"))
     if pictures is None:
         return []
@@ -145,7 +145,7 @@ def record_pictures(record: dict[str, Any]) -> list[Picture]:
 
 
 def record_messages(record: dict[str, Any], *, generation: bool) -> list[Message]:
-    """The messages of a record, for generation without a last answer. Raises UserError where none is left."""
+    """The messages of a record, for generation without a final answer. Raises UserError if there are none."""
     messages = list(record.get("conversations") or [])
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("from", "value")):

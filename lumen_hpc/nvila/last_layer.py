@@ -1,6 +1,6 @@
-"""The language model's last layer where only some places are read: its MLP runs on these alone.
+"""The language model's last layer, whose MLP runs only on the places that are read.
 
-Training reads the places that predict supervised tokens, a third of the demo's and a twentieth of NVILA-8B's, whose
+Training reads the places that predict supervised tokens: a third of the demo's, and a twentieth of NVILA-8B's, whose
 sequences are mostly pictures. No result changes.
 """
 
@@ -13,12 +13,12 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 
 def set_last_layer(layer: Qwen2DecoderLayer, *, compiled: bool) -> None:
-    """Make a model's last layer a LastLayer; one to be compiled a layer like the others, with which it shares code."""
+    """Make a model's last layer a LastLayer, or a plain one if it is compiled, so that all layers share their code."""
     layer.__class__ = Qwen2DecoderLayer if compiled else LastLayer
 
 
 class LastLayer(Qwen2DecoderLayer):
-    """A Qwen2 layer whose result may be requested for some places alone."""
+    """A Qwen2 layer whose result may be requested for some places only."""
 
     def forward(  # type: ignore[override]
         self, hidden_states: torch.Tensor, *args: Any, places: torch.Tensor | None = None, **kwargs: Any

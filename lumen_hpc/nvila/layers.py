@@ -1,7 +1,7 @@
-"""How the transformer layers run: what the backward pass recomputes, and whether layers are compiled.
+"""Sets how the transformer layers run: what the backward pass recomputes, and whether layers are compiled.
 
-Nothing here changes the maths. A layer is compiled as one graph together with its recomputation; under ZeRO-3 the
-layer is the unit that is gathered, so DeepSpeed's hooks stay outside the graph.
+Nothing here changes the maths. A layer is compiled as one graph with its recomputation; ZeRO-3 gathers whole layers, so
+DeepSpeed's hooks stay outside the graph.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from . import last_layer
 from .config import NVILAConfig
 
 MAX_SHAPES = 128
-"""Shapes for which a layer may be compiled: 32 lengths, with and without gradients. torch's own limit of 8 would stop a
-training at its fifth length."""
+"""Shapes for which a layer may be compiled: 32 lengths, with and without gradients, and more. torch's own limit of 8
+would stop a training at its fifth length."""
 CHECKPOINTING = ("full", "selective", "none")
 """What the backward pass recomputes of a layer: all of it, all but matrix products and attention, or nothing."""
 BACKEND = "inductor" if torch.cuda.is_available() else "aot_eager"
-"""Without a GPU the same graphs are traced, and their operators run as they are."""
+"""Without a GPU the same graphs are traced, but their operators run uncompiled."""
 FLASH_OPERATORS = (
     ("flash_attn", "_flash_attn_varlen_forward"),
     ("flash_attn_3", "_flash_attn_forward"),
     ("flash_attn_3", "fwd"),
 )
-"""flash-attention's forward pass in its versions 2 and 3; version 4 is no operator of torch and is recomputed."""
+"""The forward pass of flash-attention 2 and 3; that of version 4 is not a torch operator, and is recomputed."""
 COMPILED_KERNELS = ("flex",)
-"""Attention whose plan is tensors alone. The others' spans are Python data: every batch would compile again."""
+"""Attention whose plan is only tensors. The others' spans are Python data: every batch would be compiled again."""
 
 
 class Layered(Protocol):
-    """What is asked of a model (`model.NVILA`)."""
+    """What `prepare` needs of a model (`model.NVILA`)."""
 
     config: NVILAConfig
     kernel: str
@@ -58,8 +58,8 @@ def layers(model: Layered) -> dict[str, list[nn.Module]]:
 def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backend: Any = BACKEND) -> None:
     """Set recomputation and compilation of every layer; a later call replaces an earlier one.
 
-    `compiled` compiles the tower's layers, and the language model's where its attention allows
-    (`COMPILED_KERNELS`). Recomputation happens in training mode alone. Raises UserError for another `checkpointing`.
+    `compiled` compiles the tower's layers, and the language model's if its attention allows it (`COMPILED_KERNELS`).
+    Recomputation happens only in training mode. Raises UserError for another `checkpointing`.
     """
     if checkpointing not in CHECKPOINTING:
         raise UserError(f"checkpointing={checkpointing!r}: use one of {CHECKPOINTING}")
@@ -83,8 +83,8 @@ def prepare(model: Layered, checkpointing: str, *, compiled: bool = False, backe
                 forward = layer.forward
                 if checkpointing != "none":
                     forward = _with_recomputation(layer, forward, options)
-                # Any number of tiles is one graph; a length is a graph of its own, since FlexAttention for any
-                # length takes a minute to compile instead of ten seconds and is 4 % slower (one H200, torch 2.11).
+                # One graph takes any number of tiles, but each length has its own: FlexAttention for any length
+                # compiles in a minute instead of ten seconds and is 4 % slower (one H200, torch 2.11).
                 any_size = part == "vision_tower"
                 layer.forward = torch.compile(forward, backend=backend, dynamic=any_size, fullgraph=True)
 
@@ -95,13 +95,13 @@ def _allow_shapes() -> None:
     setattr(config, name, max(getattr(config, name), MAX_SHAPES))
     from torch._inductor import config as inductor
 
-    if hasattr(inductor, "deterministic"):  # kernels chosen by a stopwatch would end bit-equal resumes
+    if hasattr(inductor, "deterministic"):  # kernels chosen by timing would break bit-equal resumes
         inductor.deterministic = True
 
 
 def _with_recomputation(layer: nn.Module, forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        # Without a backward pass, as in a frozen tower, there is nothing to recompute, and torch refuses to compile it.
+        # Without a backward pass, as in a frozen tower, nothing is recomputed, and torch refuses to compile it.
         tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
         if layer.training and torch.is_grad_enabled() and any(x.requires_grad for x in (*tensors, *layer.parameters())):
             return recomputation.checkpoint(forward, *args, **options, **kwargs)
@@ -121,7 +121,7 @@ def _policy(kept_operators: frozenset[Any], context: Any, operator: Any, *args: 
 
 @cache
 def _kept_operators() -> frozenset[Any]:
-    """Matrix products and attention kernels; those that this build of torch lacks are left out."""
+    """Matrix products and attention kernels, as far as this build of torch has them."""
     aten = torch.ops.aten
     operators = {aten.mm.default, aten.addmm.default, torch.ops.higher_order.flex_attention}
     for name in ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention"):

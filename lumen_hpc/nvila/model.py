@@ -33,7 +33,7 @@ from .vision import Pictures, encode_pictures
 
 @dataclass
 class Output:
-    """Result of a forward pass; rows and length are the batch's, V the vocabulary."""
+    """Result of a forward pass. Rows and length are the batch's; V is the vocabulary."""
 
     loss: torch.Tensor
     """Sum of the supervised tokens' cross entropy over the denominator, float32."""
@@ -59,14 +59,14 @@ class Output:
 
 
 _OUTPUTS = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
-"""What the parts return, whatever their config.json asks for: some were saved after a look inside."""
+"""What the parts return, whatever their config.json says: some were saved with these switched on."""
 
 
 class NVILA(nn.Module):
     """The model with its tokenizer and preprocessing. `load` and `tiny` make one."""
 
     def __init__(self, config: NVILAConfig, tokenizer: Tokenizer | None = None, *, kernel: str = "auto") -> None:
-        """Weights are uninitialised on the meta device or random; `tokenizer` may be omitted to count parameters."""
+        """Weights are random, or empty on the meta device; without `tokenizer`, only parameters can be counted."""
         super().__init__()
         self.config = config
         self._tokenizer = tokenizer
@@ -74,12 +74,12 @@ class NVILA(nn.Module):
         self.tiles_at_once = 64
         """Tiles that the vision tower sees in one call."""
         self.sync_tower_calls: Callable[[int], int] = _at_least_one_to_learn
-        """From this process's number of tower calls to everyone's. Under ZeRO-3 set it to a maximum over processes."""
+        """Maps this process's number of tower calls to that of all. Under ZeRO-3 it is a maximum over processes."""
         self.tower_cache: TowerCache | None = None
-        """Keeps a frozen tower's features, on a CPU alone: elsewhere a look at the tiles would be waited for."""
+        """Keeps a frozen tower's features; only on a CPU, since hashing tiles would synchronise with a GPU."""
         self.group = SingleProcess()
-        """How processes divide a batch: `embed` divides tiles and joins their features, on each process for all places.
-        Who calls `decode` divides the positions."""
+        """How processes divide a batch: `embed` divides tiles and joins their features, for all places on each process.
+        The caller of `decode` divides the positions."""
         vision = SiglipVisionConfig(**config.vision_tower | _OUTPUTS | {"vision_use_head": False})
         vision._attn_implementation = "eager" if self.kernel == "eager" else "sdpa"
         llm = Qwen2Config(**config.llm | _OUTPUTS)
@@ -127,7 +127,7 @@ class NVILA(nn.Module):
         return attention.plan(batch.spans, rows, length, self.kernel, batch.token_ids.device)
 
     def embed(self, batch: Batch) -> tuple[torch.Tensor, Pictures]:
-        """Text embeddings with the pictures in their places, [rows, length, hidden_size], and the pictures."""
+        """Embeddings of text and pictures, [rows, length, hidden_size], and the pictures' tensors."""
         pictures = encode_pictures(
             self.vision_tower,
             self.mm_projector,
@@ -152,8 +152,8 @@ class NVILA(nn.Module):
     ) -> torch.Tensor:
         """The language model's last hidden state, [rows, length, hidden_size]; at `places`, [places, hidden_size].
 
-        `places`, int64, are counted in the flattened rows. The last layer's MLP runs on them alone, unless it is
-        compiled: it would compile for every number of places.
+        `places`, int64, index the flattened rows. The last layer's MLP runs only on them, unless it is compiled, which
+        it would be for every number of places.
         """
         masks = {"full_attention": None, "sliding_attention": None}
         reads_places = places is not None and isinstance(self.llm.model.layers[-1], last_layer.LastLayer)
@@ -166,9 +166,9 @@ class NVILA(nn.Module):
         return hidden[0] if reads_places else hidden.flatten(0, 1)[places]
 
     def summed_loss(self, batch: Batch, logits: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """The supervised tokens' cross entropy summed, float64, and their number; `predicted`: their logits."""
+        """The summed cross entropy of the supervised tokens, float64, and their number; `logits`: of these tokens."""
         terms = F.cross_entropy(logits.float(), batch.labels.flatten()[batch.learned], reduction="none")
-        # In float32 a sum of ten terms rounds by 1e-6, another way for each order of them and each processor's logits.
+        # A float32 sum of ten terms rounds by 1e-6, differently for each order and each processor.
         return terms.sum(dtype=torch.float64), len(batch.learned)
 
     def forward(
@@ -218,5 +218,5 @@ class NVILA(nn.Module):
 
 
 def _at_least_one_to_learn(calls: int) -> int:
-    """One call of the tower even for text alone while learning, so that its weights always take part."""
+    """At least one call of the tower in training, so that its weights take part in batches of text, too."""
     return max(calls, 1) if torch.is_grad_enabled() else calls

@@ -1,7 +1,7 @@
-"""Encoded samples to batches: padded rows, packed rows, and rows whose samples share their images.
+"""Joins encoded samples to batches: padded rows, packed rows, and rows whose samples share their images.
 
-Whatever the form, a token's position is what it would be if its sample stood alone, and a sample attends its own
-tokens only; so loss and gradients do not depend on the form.
+In each of them a token has the position that it has in its sample alone, and attends only tokens of its sample; so loss
+and gradients do not depend on the form.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from .spans import Span
 class Sample:
     """One conversation with its pictures.
 
-    `input_ids` and `labels`, int64 [tokens], have one `<image>` a placeholder; `token_ids`, `token_labels`, int64
-    [length], have one place a language-model token: `picture` (-1) for a picture's features, then its newline.
+    `input_ids` and `labels`, int64 [tokens], have one `<image>` per placeholder; `token_ids`, `token_labels`,
+    int64 [length], have one place per language-model token: PICTURE for a picture's features, then its newline.
     """
 
     input_ids: np.ndarray
@@ -48,7 +48,7 @@ class Sample:
 
 
 PICTURE, PADDING = -1, -2
-"""Token ids of a place that takes a picture's feature, and of one that belongs to no sample."""
+"""Token ids of a place for a picture's feature, and of a place without a sample."""
 
 
 def expand(
@@ -75,28 +75,28 @@ class Batch:
     labels: torch.Tensor
     position_ids: torch.Tensor
     previous: torch.Tensor
-    """Flat place of the token that predicts this one; -1 for a sample's first token and for padding."""
+    """Place, in the flattened rows, of the token that predicts this one; -1 for first tokens and padding."""
     tiles: torch.Tensor
     blocks: list[Block]
     spans: list[Span]
     lengths: list[int]
     """Length of each sample, in the order given, as if it stood alone [tokens]."""
     learned: torch.Tensor
-    """int64 [supervised tokens], their flat places; known here, so that a GPU need not be asked for their number."""
+    """int64 [supervised tokens], their places in the flattened rows; known here, to save waiting for a GPU."""
 
     @property
     def supervised(self) -> int:
-        """Tokens that the loss counts; their sum over processes and micro-batches is the global mean's denominator."""
+        """Number of tokens that the loss counts; its sum over processes and micro-batches divides the global mean."""
         return len(self.learned)
 
     @property
     def predictors(self) -> torch.Tensor:
-        """int64 [supervised tokens], the flat places that predict them."""
+        """int64 [supervised tokens], the places that predict them."""
         return self.previous.flatten()[self.learned]
 
     @property
     def tokens(self) -> int:
-        """Tokens of the samples, a shared beginning once, padding left out."""
+        """Tokens of the samples, with a shared beginning once, without padding."""
         return sum(span.stop - span.start for span in self.spans)
 
     @property
@@ -108,7 +108,7 @@ class Batch:
         return replace(self, **{n: getattr(self, n).to(device, non_blocking=non_blocking) for n in _TENSORS})
 
     def pin_memory(self) -> Batch:
-        """The same in page-locked memory, from which copies to a GPU need not be waited for."""
+        """The same in page-locked memory, from which copies to a GPU are asynchronous."""
         return replace(self, **{n: getattr(self, n).pin_memory() for n in _TENSORS})
 
 
@@ -141,7 +141,7 @@ class _Row:
 
 
 def pad(samples: Sequence[Sample]) -> Batch:
-    """One sample a row, padded at the right to the longest."""
+    """One sample per row, padded at the right to the longest."""
     rows = []
     for place, sample in enumerate(samples):
         rows.append(_Row(place))

@@ -1,7 +1,7 @@
-"""All spans of a batch in a few calls of sdpa, for CPUs: there a call for each span costs more than its maths.
+"""Attends all spans of a batch in a few calls of sdpa, for CPUs, where a call per span costs more than its maths.
 
-Spans of like size are gathered into one padded batch. Spans without a prefix need no mask: padding comes after their
-tokens, so the causal rule hides it. The others share one mask of additions, built once for all layers.
+Spans of similar size are gathered into one padded batch. Spans without a prefix need no mask: padding follows their
+tokens, so causality hides it. The others have one additive mask, built once for all layers.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch.nn import functional as F
 from .spans import Span
 
 MAX_AREA_RATIO = 1.3
-"""A span joins a padded batch whose scores a span are at most so many times its own."""
+"""Most scores per span in a padded batch, relative to the scores of the span itself."""
 
 
 @dataclass(frozen=True)
 class PaddedSpans:
-    """Spans of like size; their padding repeats each span's first token."""
+    """Spans of similar size; their padding repeats each span's first token."""
 
     queries: torch.Tensor
     """int64 [spans, longest], places in the flattened rows."""
     keys: torch.Tensor
     """int64 [spans, longest], each span's prefix and itself."""
     bias: torch.Tensor | None
-    """float32 [spans, 1, queries, keys], added to the scores; None for the causal rule."""
+    """float32 [spans, 1, queries, keys], added to the scores; None for a causal mask."""
 
     @classmethod
     def of(cls, spans: Sequence[Span], length: int) -> PaddedSpans:
-        """Of spans that all have a prefix, or all have none, in rows of `length` tokens."""
+        """From spans that all have a prefix, or all have none, in rows of `length` tokens."""
         sizes = [(span.stop - span.start, span.prefix[1] - span.prefix[0]) for span in spans]
         own, shared = torch.tensor(sizes)[:, :, None].unbind(1)
         start = torch.tensor([span.row * length + span.start for span in spans])[:, None]
@@ -41,13 +41,13 @@ class PaddedSpans:
         if not any(shared for _, shared in sizes):
             return cls(queries, queries, None)
         keys = torch.where(key < shared, prefix + key, start + torch.where(key < shared + own, key - shared, 0))
-        # A query of padding, too, sees at least the prefix: a row of nothing but -inf would make nan.
+        # A padding query, too, sees the prefix: a row of only -inf would give NaN.
         visible = key <= shared[:, :, None] + torch.where(query < own, query, 0)[:, :, None]
         bias = torch.zeros(visible.shape).masked_fill_(~visible, -torch.inf)
         return cls(queries, keys, bias[:, None])
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        """At the batch's places, q [spans · longest, heads, d], k and v alike -> [spans · longest, heads, d]."""
+        """q, k, v at the batch's places, [spans · longest, heads, d] each -> [spans · longest, heads, d]."""
         q = q.unflatten(0, self.queries.shape).transpose(1, 2)
         k, v = (x.unflatten(0, self.keys.shape).transpose(1, 2) for x in (k, v))
         bias = None if self.bias is None else self.bias.to(q.dtype)
@@ -59,14 +59,14 @@ class PaddedSpans:
 
 @dataclass(frozen=True)
 class PaddedBatches:
-    """All spans of some rows, and where each place finds its result."""
+    """All spans of some rows, and the places of their results."""
 
     batches: list[PaddedSpans]
     queries: torch.Tensor
-    """int64, those of all batches one after the other, and their keys: a gather has a gradient as long as the rows."""
+    """int64, of all batches concatenated, as are `keys`: every gather has a gradient as long as the rows."""
     keys: torch.Tensor
     source: torch.Tensor
-    """int64 [rows · length], places in the results one after the other; places that no span covers find zeros."""
+    """int64 [rows · length], places in the concatenated results, whose last is zero, for places without a span."""
 
     @classmethod
     def of(cls, spans: Sequence[Span], rows: int, length: int) -> PaddedBatches:
@@ -101,7 +101,7 @@ class PaddedBatches:
 
 
 def _similar_spans(spans: Sequence[Span]) -> Iterator[list[Span]]:
-    """Spans in groups of like size, those with a prefix apart from those without."""
+    """Spans in groups of similar size, those with a prefix apart from those without."""
 
     def size(span: Span) -> tuple[bool, int, int]:
         own, shared = span.stop - span.start, span.prefix[1] - span.prefix[0]

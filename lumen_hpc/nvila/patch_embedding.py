@@ -1,4 +1,4 @@
-"""SigLIP's patch embedding as one product instead of a convolution; weights and results stay the same."""
+"""SigLIP's patch embedding as one matrix product instead of a convolution; weights and results are the same."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 
 class PatchEmbedding(nn.Conv2d):
-    """A convolution whose windows neither overlap nor leave gaps: one product of patches and weights.
+    """A convolution whose windows neither overlap nor leave gaps: a product of patches and weights.
 
-    No kernel for convolutions on an H200 is made for windows of 14 px: 4.4 ms of a step for 68 tiles. And its result
-    would lie channels first, where each layer's norms want patches.
+    An H200 has no convolution kernel for windows of 14 px: one for 68 tiles takes 4.4 ms. Its result would also be laid
+    out by channels, but each layer's norms read it by patches.
     """
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[n, 3, S, S] to [n, C, S / patch, S / patch], laid out patch by patch."""
+        """[n, 3, S, S] to [n, C, S / patch, S / patch], laid out by patches."""
         n, _, height, width = pixels.shape
         down, across = self.kernel_size
         rows, columns = height // down, width // across

@@ -1,7 +1,7 @@
-"""A model that one device cannot hold: its language model's layers over several GPUs, main memory and disk.
+"""Spreads a model that one device cannot hold: its language model's layers over several GPUs, main memory and disk.
 
-`accelerate` moves what a layer needs to where it runs. All but the layers (tower, projector, embeddings, head: 3 of an
-8B model's 16 GB in bfloat16) stays on the first device. For answers; training shards by DeepSpeed.
+`accelerate` moves what a layer needs to where it runs. The rest (tower, projector, embeddings, head: 3 of an 8B model's
+16 GB in bfloat16) stays on the first device. This is for inference; in training DeepSpeed shards the weights.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FIXED_MODULES = ("vision_tower", "mm_projector", "llm.model.embed_tokens", "llm.
          "llm.lm_head")  # fmt: skip
 """Modules that stay on the first device."""
 HEADROOM = 0.15
-"""Share of a device's memory that weights leave for activations, keys and values."""
+"""Share of a device's memory that is reserved for activations, keys and values."""
 
 
 def free_memory() -> dict[Device, int]:
-    """Bytes that weights may take on each device, the GPUs in order, then main memory, then disk."""
+    """Bytes that weights may take on each device: the GPUs in order, main memory, disk."""
     from accelerate.utils import get_max_memory
 
     memory = {device: int(free * (1 - HEADROOM)) for device, free in get_max_memory().items()}
@@ -74,14 +74,14 @@ def _bytes(module: torch.nn.Module, dtype: torch.dtype | None) -> int:
 
 
 def device_of(name: str, devices: Mapping[str, Device]) -> Device:
-    """Where a parameter is kept; its module is a key of `placed`."""
+    """The device of a parameter, whose module is a key of `devices`."""
     return next(device for module, device in devices.items() if name == module or name.startswith(f"{module}."))
 
 
 def dispatch(model: NVILA, devices: Mapping[str, Device], on_disk: Mapping[str, Mapping[str, Any]]) -> None:
-    """Attach accelerate's hooks; `on_disk` says from which file and under which name a parameter is read.
+    """Attach accelerate's hooks; `on_disk`: for each parameter on disk, its file and its name there.
 
-    Parameters on disk stay in the checkpoint's own files and are read whenever their layer runs.
+    Parameters on disk stay in the checkpoint's own files, and are read whenever their layer runs.
     """
     from accelerate import dispatch_model
 
@@ -89,13 +89,13 @@ def dispatch(model: NVILA, devices: Mapping[str, Device], on_disk: Mapping[str, 
 
 
 def disk_entry(name: str, file: Path, flat: bool, dtype: torch.dtype) -> dict[str, Any]:
-    """accelerate's entry for a parameter of a layer that stays in its file."""
+    """accelerate's entry for a parameter that stays in its file."""
     key = name if flat else name.removeprefix("llm.")
     return {"safetensors_file": str(file), "weight_name": key, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def device_for(weight_bytes: int, free_bytes: Sequence[int]) -> str:
-    """Where weights of `needed` bytes go, with `free` bytes on each GPU: `cpu`, `cuda`, or `auto` (spread)."""
+    """The device for weights, with `free_bytes` on each GPU: `cpu`, `cuda`, or `auto` (spread)."""
     if not free_bytes:
         return "cpu"
     return "cuda" if weight_bytes <= free_bytes[0] * (1 - HEADROOM) else "auto"

@@ -1,10 +1,9 @@
-"""Pictures to tiles, exactly as the official code cuts them and cheaper.
+"""Cuts pictures into tiles, with the pixels of the official code but faster.
 
-The official recipe turns a picture into RGB, resizes it once a scale (PIL, bicubic), crops tiles and normalises
-each: NVlabs/VILA `llava/mm_utils.py` (dynamic_preprocess, dynamic_s2_preprocess) and transformers'
-SiglipImageProcessor. A radiograph has one channel, and the three of its RGB are equal at every later step, so one
-is resized and the result expanded: the same pixels for a third of the work. Tiles stay uint8 until they are on the
-device (`normalise`).
+The official code converts a picture to RGB, resizes it once per scale (PIL, bicubic), crops tiles and normalises each:
+NVlabs/VILA `llava/mm_utils.py` (dynamic_preprocess, dynamic_s2_preprocess) and transformers' SiglipImageProcessor. A
+radiograph has one channel, and the three of its RGB stay equal in every later step, so only one is resized and the
+result expanded: the same pixels for a third of the work. Tiles stay uint8 until they are on the device (`normalise`).
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _PILLOW = int(PIL.__version__.split(".")[0])
 
 @dataclass(frozen=True)
 class Blank:
-    """In place of a picture whose tiles are not needed here: as large, and black."""
+    """Stands for a picture whose tiles are not needed here: of the same size, and black."""
 
     width: int
     height: int
@@ -46,12 +45,12 @@ Resize = Callable[[int, int], torch.Tensor]
 
 @dataclass
 class Tiles:
-    """Tiles of some pictures in order: `tiles` uint8 [N, 1 or 3, S, S]; `blocks`, one an `<image>` placeholder."""
+    """Tiles of some pictures in order: `tiles` uint8 [N, 1 or 3, S, S]; `blocks`, one per `<image>` placeholder."""
 
     tiles: torch.Tensor
     blocks: list[Block]
     per_picture: list[int]
-    """Placeholders of each picture: its tiles with `dynamic`, else 1."""
+    """Number of placeholders of each picture: that of its tiles with `dynamic`, else 1."""
 
 
 def preprocess_images(
@@ -59,8 +58,8 @@ def preprocess_images(
 ) -> Tiles:
     """Cut pictures into tiles.
 
-    `exact=False` resizes faster, within 2 grey levels of PIL. `single_tile` gives every picture one tile, as the
-    official `generate_content` does when it gets several. Order within a picture: `dynamic_s2` coarse scales first,
+    `exact=False` resizes faster, within 2 grey levels of PIL. `single_tile` gives every picture one tile, as does the
+    official `generate_content` for several pictures. Order within a picture: `dynamic_s2` coarse scales first,
     then the finest, each row by row; `dynamic` tiles row by row, then the thumbnail if there is more than one.
 
     Raises UserError naming a picture that cannot be read or has an unfit form.
@@ -85,13 +84,13 @@ def normalise(tiles: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.
 
 
 def join_tiles(tiles: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Concatenate tiles; one coloured picture makes all of them three-channelled."""
+    """Concatenate tiles; with a coloured picture among them, all get three channels."""
     channels = max(part.shape[1] for part in tiles)
     return torch.cat([part.expand(-1, channels, -1, -1) for part in tiles])
 
 
 def picture_key(picture: Picture) -> object:
-    """Equal for pictures that are the same: a path's text, or which object it is (for as long as it is kept)."""
+    """Equal for the same picture: its path, or the id of an object (valid while it is referenced)."""
     return str(picture) if isinstance(picture, str | Path) else id(picture)
 
 
@@ -121,7 +120,7 @@ def open_picture(picture: Picture, place: int = 0) -> Image.Image:
 
 @contextmanager
 def _named_error(name: str) -> Iterator[None]:
-    """Names the picture that Pillow cannot decode; a file's reader raises ValueError too."""
+    """Turns Pillow's errors into one that names the picture; its readers raise ValueError, too."""
     try:
         yield
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -129,7 +128,7 @@ def _named_error(name: str) -> Iterator[None]:
 
 
 def _open_resizable(picture: Picture, place: int, exact: bool) -> tuple[int, int, Resize]:
-    """Width and height [px] of a picture, and what resizes it; arguments as for `preprocess_images`."""
+    """A picture's width and height [px], and a function that resizes it; arguments as for `preprocess_images`."""
     if isinstance(picture, Blank):
         return picture.width, picture.height, _resize_blank
     if not exact and (grey := _grey_jpeg(picture)) is not None:
@@ -165,8 +164,8 @@ def best_grid(width: int, height: int, size: int, fewest: int, most: int) -> tup
     """(columns, rows) of the grid whose aspect ratio is closest to the picture's; width, height and size in px.
 
     Candidates are ordered by their number of tiles; of equally close ones the later wins if the picture has more
-    than half the grid's area. Official `find_closest_aspect_ratio`. Within one number of tiles the official order
-    is that of iterating a Python set of tuples, so the same set is built here.
+    than half the grid's area. Official `find_closest_aspect_ratio`. For equal numbers of tiles the official order is
+    the iteration order of a Python set of tuples, so the same set is built here.
     """
     grids = {
         (columns, rows)
@@ -188,7 +187,7 @@ def best_grid(width: int, height: int, size: int, fewest: int, most: int) -> tup
 
 
 def placeholders(size: tuple[int, int], config: NVILAConfig) -> list[Block]:
-    """The blocks that a picture of this size makes, one an `<image>` token, without its pixels."""
+    """The blocks of a picture of this size, one per `<image>` token."""
     fewest, most = config.tiles
     if config.aspect == "resize":
         return [None]
@@ -200,7 +199,7 @@ def placeholders(size: tuple[int, int], config: NVILAConfig) -> list[Block]:
 
 
 def tile_count(size: tuple[int, int], config: NVILAConfig) -> int:
-    """Tiles that a picture of this size is cut into, without its pixels."""
+    """The number of tiles of a picture of this size."""
     coarse = sum((scale // config.scales[0]) ** 2 for scale in config.scales[:-1])
     return sum(1 if block is None else coarse + block[0] * block[1] for block in placeholders(size, config))
 
@@ -214,7 +213,7 @@ def _grid_tiles(rows: int, columns: int, size: int, resize: Resize) -> torch.Ten
 
 
 def _resize_blank(width: int, height: int) -> torch.Tensor:
-    """A blank, resized: one number that stands for all of its pixels."""
+    """A resized blank: one number, expanded to all its pixels."""
     return torch.zeros(1, 1, 1, dtype=torch.uint8).expand(height, width, 1)
 
 
@@ -229,7 +228,7 @@ def _exact_resize(image: Image.Image) -> Resize:
 
 
 def _grey_jpeg(picture: Picture) -> np.ndarray | None:
-    """The pixels of a grey JPEG file, uint8 [H, W], without PIL's copies; None for anything else, broken files too."""
+    """The pixels of a grey JPEG file, uint8 [H, W], without PIL's copies; None for any other or broken file."""
     if not isinstance(picture, str | Path) or not Path(picture).is_file():
         return None
     data = Path(picture).read_bytes()
@@ -241,16 +240,16 @@ def _grey_jpeg(picture: Picture) -> np.ndarray | None:
         if simplejpeg.decode_jpeg_header(data)[2] == "Gray":
             return simplejpeg.decode_jpeg(data, colorspace="GRAY")[:, :, 0]
     except ValueError:
-        pass  # PIL reports what is wrong
+        pass  # PIL reports the fault
     return None
 
 
 def _fast_resize(grey: np.ndarray) -> Resize:
-    """torch's antialiased uint8 bicubic for a grey picture [H, W], its two passes in PIL's order.
+    """torch's antialiased uint8 bicubic for a grey picture [H, W], with its two passes in PIL's order.
 
-    Its vector code needs pixels of four channels. A pass along one axis treats the other's places independently, so
-    four neighbours along that other axis serve as channels. The passes differ from PIL's in the weights' last bits
-    only. OpenCV transposes, which takes torch longer than both passes.
+    Its vector code needs pixels of four channels. A pass along one axis is independent for each place of the other, so
+    four neighbours along that axis serve as channels. The passes differ from PIL's only in the last bits of weights.
+    OpenCV transposes, since that takes torch longer than both passes.
     """
     import cv2
 
@@ -267,9 +266,9 @@ def _fast_resize(grey: np.ndarray) -> Resize:
 
 
 def _height_first(width: int, height: int, new_width: int, new_height: int) -> bool:
-    """True if this Pillow resizes the height first: from release 13, if it loses over twice what the width loses.
+    """True if this Pillow resizes the height first: since release 13, if it shrinks over twice as much as the width.
 
-    (Pillow pull request 9549.) The order shows wherever the first pass overshoots black or white.
+    (Pillow pull request 9549.) The order matters wherever the first pass overshoots black or white.
     """
     return _PILLOW >= 13 and height - new_height > 2 * max(width - new_width, 0)
 

@@ -1,4 +1,4 @@
-"""From the tower's features to the language model's: space to depth, then a small MLP.
+"""Projects the tower's features to the language model's width: space to depth, then a small MLP.
 
 Rules of NVlabs/VILA `llava/model/multimodal_projector/base_projector.py`; module numbers are the checkpoint's names.
 """
@@ -16,7 +16,7 @@ from .s2 import tile_side
 class SpaceToDepth(nn.Module):
     """Join r x r neighbouring patches: [n, side², C] -> [n, ceil(side/r)², r²·C].
 
-    A side that r does not divide is padded with zeros at the bottom and right. Channels are ordered row offset,
+    A side that r does not divide is padded with zeros at the bottom and right. Channels are ordered by row offset,
     column offset, C.
     """
 
@@ -34,7 +34,7 @@ class SpaceToDepth(nn.Module):
 
 
 class Projector(nn.Module):
-    """`mlp_downsample`, `mlp_downsample_2x2_fix` (one and the same maths) or `mlp_downsample_3x3_fix`."""
+    """`mlp_downsample` or `mlp_downsample_2x2_fix`, which have the same maths, or `mlp_downsample_3x3_fix`."""
 
     def __init__(self, config: NVILAConfig) -> None:
         super().__init__()

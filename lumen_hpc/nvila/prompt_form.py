@@ -1,6 +1,6 @@
-"""How the prompts of a checkpoint's training were written: a note in its config.json, which `preprocess` follows.
+"""The form of the prompts in a checkpoint's training: a note in its config.json, which `preprocess` follows.
 
-A published base has no such note; its prompts have the official form, all pictures in front of the first message.
+A published base has no such note: its prompts have the official form, with all pictures before the first message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class PromptForm:
     """The form of a checkpoint's prompts and answers; the defaults are the official code's."""
 
     inline: bool = False
-    """Pictures stand where the text has `<image>`; else all open the first human message."""
+    """Pictures stand where the text has `<image>`, instead of opening the first human message."""
     image_order: str = "as given"
     """The order of the pictures."""
     findings_line: bool = False
@@ -34,12 +34,12 @@ class PromptForm:
 
     @classmethod
     def trained(cls, **parts: bool) -> PromptForm:
-        """The form of every training here; `more`: what the instruction settings chose."""
+        """The form of every training here; `parts`: those that the instruction settings add."""
         return cls(inline=True, image_order="references, then the main image", **parts)
 
     @classmethod
     def read(cls, root: Mapping[str, Any]) -> PromptForm:
-        """From a root config.json; keys of later versions are passed over. Raises UserError for a value of no use."""
+        """From a root config.json; unknown keys are ignored. Raises UserError for a value of another type."""
         note = root.get(KEY, {})
         if not isinstance(note, dict):
             raise UserError(f"{KEY} in config.json is a {type(note).__name__}: it takes an object")

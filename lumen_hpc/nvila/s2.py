@@ -1,4 +1,4 @@
-"""Mosaics of tiles and the joining of scales (dynamic S2).
+"""Joins tiles to mosaics, and scales (dynamic S2).
 
 Rules of NVlabs/VILA `llava/model/llava_arch.py`: merge_chessboard, split_chessboard, merge_features_for_dynamic_s2.
 """

@@ -1,4 +1,4 @@
-"""Who attends whom in a batch, as spans of tokens instead of a mask of tokens by tokens."""
+"""The attention of a batch, as spans of tokens instead of a token-by-token mask."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens start..stop of a row; they attend themselves causally and all of `prefix` (start, stop) of that row."""
+    """Tokens start..stop of a row; they attend their span causally, and all of `prefix` (start, stop) in that row."""
 
     row: int
     start: int

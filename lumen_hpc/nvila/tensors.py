@@ -1,6 +1,6 @@
-"""safetensors files, read one tensor at a time into memory of its own.
+"""Reads and writes safetensors files, one tensor at a time into its own memory.
 
-The usual reader maps the whole file, whose pages then count in addition to the copies; here the peak is one tensor.
+The usual reader maps the whole file, so that its pages count in addition to the copies; here the peak is one tensor.
 Format: 8 bytes of header length, a json header (dtype, shape, offsets), the data.
 """
 
@@ -21,7 +21,7 @@ from .config_files import read_json
 
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000
-"""Bytes of a header, as the format limits it."""
+"""The format's limit of a header [bytes]."""
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -79,7 +79,7 @@ def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
             offset = 0
             for name, entry in entries:
                 begin, end = entry["data_offsets"]
-                if begin != offset or not begin <= end:  # else a small file could stand for terabytes
+                if begin != offset or not begin <= end:  # otherwise a small file could claim terabytes
                     raise ValueError(f"{name} does not begin where the tensor before it ends")
                 offset = end
             if 8 + length + offset != size:

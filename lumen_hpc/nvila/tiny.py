@@ -1,4 +1,4 @@
-"""A small random NVILA in the official layout, with a tokenizer trained on the texts it will read.
+"""Makes a small random NVILA in the official layout, with a tokenizer trained on given texts.
 
 Its sizes are the phantom demo's: 64 px pictures of 8 px patches, 16 language-model tokens a picture, four layers
 (`pretrain.layers`), 1.7 M parameters.

@@ -1,7 +1,7 @@
-"""What a frozen tower made of each tile, kept in memory: worth it where tiles are small and seen several times.
+"""Caches a frozen tower's features in memory, which pays off for small tiles that are seen several times.
 
-Each tile is computed in a call of its own: matrix products may round otherwise where more rows share them, and a
-training must resume with an empty cache to the same bits.
+Each tile is computed in its own call: matrix products may round differently with more rows, and a training must resume
+with an empty cache to the same bits.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from lumen_hpc.recently_used import RecentlyUsed
 
 
 class TowerCache:
-    """Features by the tile's pixels, in main memory up to `gb` [GiB]; the least recently used go first."""
+    """Features by the tile's pixels, in main memory up to `gb` [GiB]; the least recently used are dropped first."""
 
     def __init__(self, gb: float) -> None:
         self._features: RecentlyUsed[torch.Tensor] = RecentlyUsed(gb)
 
     def of(self, tiles: torch.Tensor, compute: Callable[[int], torch.Tensor]) -> torch.Tensor:
-        """[N, patches², C] of uint8 [N, 1 or 3, S, S]; `compute` makes those of the tile at a place."""
+        """uint8 tiles [N, 1 or 3, S, S] -> [N, patches², C]; `compute` gives the features of the tile at a place."""
         result: list[torch.Tensor] = []
         for place, tile in enumerate(tiles):
             key = sha256(tile.numpy().tobytes()).digest()

@@ -1,4 +1,4 @@
-"""Pictures to language-model embeddings: the SigLIP tower, the joining of scales, the projector."""
+"""Encodes pictures as language-model embeddings: the SigLIP tower, the joining of scales, the projector."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Pictures:
     """The vision side's result for a batch of pictures; N tiles, M output tiles."""
 
     features: list[torch.Tensor]
-    """One [tokens, hidden_size] a picture, without its closing newline."""
+    """[tokens, hidden_size] of each picture, without its closing newline."""
     pixels: torch.Tensor
-    """[N, 3, S, S], the tower's input; where processes divide the tiles, this one's."""
+    """[N, 3, S, S], the tower's input; of this process's tiles if processes divide them."""
     hidden: torch.Tensor
     """[N, patches², C], the selected hidden state."""
     proj_in: torch.Tensor
@@ -30,11 +30,11 @@ class Pictures:
     proj_out: torch.Tensor
     """[M, tokens, hidden_size]."""
     zero: torch.Tensor
-    """A zero whose backward pass runs through the calls that only other processes needed."""
+    """A zero whose backward pass runs through the calls that only other processes need."""
 
 
 def tower_hidden(tower: nn.Module, pixels: torch.Tensor, select_layer: int) -> torch.Tensor:
-    """The tower's hidden state `select_layer`, counted as transformers counts: 0 is the patch embedding.
+    """The tower's hidden state `select_layer`, counted as in transformers: 0 is the patch embedding.
 
     pixels [n, 3, S, S] -> [n, patches², C]. Layers after the selected one are not run: they are loaded and saved,
     and never learn, as in the official code.
@@ -58,13 +58,13 @@ def encode_pictures(
     group: SingleProcess | None = None,
     cache: TowerCache | None = None,
 ) -> Pictures:
-    """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block a picture.
+    """Embed pictures; `tiles` uint8 [N, 1 or 3, S, S] in the order of `preprocess`, one block per picture.
 
-    The tower takes `tiles_at_once` tiles a call. `sync_tower_calls` turns this process's number of calls into the
-    number that every process makes (under ZeRO-3 each call gathers weights, so the numbers must match); the missing
+    The tower takes `tiles_at_once` tiles per call. `sync_tower_calls` turns this process's number of calls into the
+    number that every process makes (under ZeRO-3 each call gathers weights, so the numbers must match). The additional
     calls take one blank tile, whose features are multiplied by zero (`zero`, to be added to the embeddings), so that
-    its backward pass runs too. `group`: the processes with the same `tiles`, which divide them and join their features.
-    `cache`: of a frozen tower's features, where calls need no agreement.
+    their backward pass runs, too. `group`: the processes with the same `tiles`, which divide them and join their
+    features. `cache`: of a frozen tower's features, if processes need not agree on calls.
     """
     weight = next(projector.parameters())
     group = group or SingleProcess()
@@ -82,7 +82,7 @@ def encode_pictures(
         zero = zero + hidden_of(blank).sum() * 0
     if not own_calls:
         no_features = pixels.new_zeros(0, config.patches**2, config.mm_hidden_size)
-        if calls:  # a batch of text alone: the projector must run as well
+        if calls:  # a batch of text: the projector must run, too
             zero = projector(no_features.new_zeros(1, *no_features.shape[1:]) + zero).sum() * 0
         return Pictures([], pixels, no_features, no_features, no_features, zero)
     if cache is None:
