@@ -123,6 +123,6 @@ def test_the_flex_kernel_applies_the_block_mask(monkeypatch):
     q, k, v = (torch.randn(2, heads, 700, 8) for heads in (4, 2, 2))
     built = plan(LONG, 2, 700, "flex", torch.device("cpu"))
     expected = built.attend(0, q, k, v, 0.3)
-    monkeypatch.setattr(block_mask, "_compiled", lambda: block_mask.flex_attention)
+    monkeypatch.setattr(block_mask, "_fused_attention", lambda: block_mask.flex_attention)
     built.dense = None
     assert (built.attend(0, q, k, v, 0.3) - expected).abs().max() < 1e-5

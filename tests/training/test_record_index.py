@@ -391,7 +391,7 @@ def test_sizes_in_a_record_replace_the_reading_of_headers(dataset, tmp_path, mon
     sized = rows(dataset)
     for row in sized:
         row["meta"]["sizes"] = [list(lengths.image_size(image)) for image in row["images"]]
-    monkeypatch.setattr(lengths, "size_of", None)
+    monkeypatch.setattr(lengths, "image_size", None)
     found = index(dataset, tmp_path / "sized", sized)
     assert (found.prefix.tolist(), found.suffix.tolist()) == (plain.prefix.tolist(), plain.suffix.tolist())
 
