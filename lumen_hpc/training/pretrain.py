@@ -85,7 +85,7 @@ class _StepLog:
         self._path.unlink(missing_ok=True)
 
     def write(self, losses: Iterator[float], part: str, steps: int, beat: Beat) -> None:
-        """Runs the steps of a training, and prints a line at the last one and every EVERY_S seconds before."""
+        """Runs the steps of a training, and prints a line at the last one and every INTERVAL_S seconds before."""
         start = previous = reported = time.monotonic()
         with self._path.open("a", buffering=1) as file:
             for step, loss in enumerate(losses, 1):
