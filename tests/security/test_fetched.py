@@ -124,12 +124,12 @@ def expert(tmp_path) -> Path:
 
 def test_an_expert_is_not_loaded_unless_its_hash_is_the_published_one(expert, monkeypatch):
     """Though `fetched.json`, which whoever exchanged the file can write too, records it."""
-    write_json(expert.parent / xrv_weights.NOTE, {expert.name: sha256(expert)})
+    write_json(expert.parent / xrv_weights.HASHES_FILE, {expert.name: sha256(expert)})
     with pytest.raises(UserError, match="is not the published file, whose SHA-256 is 56524913"):
         xrv_weights.path(EXPERT, expert.parent, trust=False)
     assert xrv_weights.path(EXPERT, expert.parent, trust=True) == expert
     monkeypatch.setitem(xrv_weights.PUBLISHED, expert.name, sha256(expert))
-    (expert.parent / xrv_weights.NOTE).unlink()
+    (expert.parent / xrv_weights.HASHES_FILE).unlink()
     assert xrv_weights.path(EXPERT, expert.parent, trust=False) == expert
 
 
@@ -144,13 +144,13 @@ def test_another_file_in_the_place_of_a_published_one_is_put_aside_by_fetch(expe
     settings, said = Experts(extra=[], pathologies=[EXPERT]), []
     assert xrv_weights.fetch(settings, expert.parent, said.append) == [f"{xrv_weights.url(EXPERT)} to {expert}"]
     assert not expert.exists() and expert.with_name(f"{expert.name}.unknown").exists()
-    assert not (expert.parent / xrv_weights.NOTE).exists() and "has another SHA-256" in said[-1]
+    assert not (expert.parent / xrv_weights.HASHES_FILE).exists() and "has another SHA-256" in said[-1]
 
 
 def test_a_published_file_that_was_copied_by_hand_needs_no_trust(expert, monkeypatch):
     monkeypatch.setitem(xrv_weights.PUBLISHED, expert.name, sha256(expert))
     assert xrv_weights.fetch(Experts(extra=[], pathologies=[EXPERT]), expert.parent, pytest.fail) == []
-    assert json.loads((expert.parent / xrv_weights.NOTE).read_text()) == {expert.name: sha256(expert)}
+    assert json.loads((expert.parent / xrv_weights.HASHES_FILE).read_text()) == {expert.name: sha256(expert)}
 
 
 def test_what_is_published_are_files_of_the_library():

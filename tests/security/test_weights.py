@@ -128,7 +128,7 @@ def expert_pickle(tmp_path, witness) -> Path:
     folder.mkdir()
     file = folder / xrv_weights.url(EXPERT).rsplit("/", 1)[-1]
     torch.save(Payload(witness), file)
-    (folder / xrv_weights.NOTE).write_text(json.dumps({file.name: sha256(file)}))
+    (folder / xrv_weights.HASHES_FILE).write_text(json.dumps({file.name: sha256(file)}))
     return folder
 
 

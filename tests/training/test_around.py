@@ -30,11 +30,11 @@ def test_the_health_check_reports_and_names_what_is_bad(alone):
         return Report(number, f"n{number // 4}", "H100", tflops, 79.0, 300.0, fault)
 
     good = [rank(i, 600.0 + i) for i in range(7)]
-    assert fault_messages([*good, rank(7, 580)], slow=0.5) == []
-    assert fault_messages([*good, rank(7, 120)], slow=0.5) == [
+    assert fault_messages([*good, rank(7, 580)], min_share=0.5) == []
+    assert fault_messages([*good, rank(7, 120)], min_share=0.5) == [
         "n1 (rank 7, H100): 120.0 TFLOP/s where the median is 602.5"
     ]
-    assert fault_messages([*good, rank(7, 0, "RuntimeError: ECC")], slow=0.5) == [
+    assert fault_messages([*good, rank(7, 0, "RuntimeError: ECC")], min_share=0.5) == [
         "n1 (rank 7, H100): RuntimeError: ECC"
     ]
 
@@ -42,7 +42,7 @@ def test_the_health_check_reports_and_names_what_is_bad(alone):
 def test_the_journal_is_cut_back_to_the_step_that_is_gone_on_from(tmp_path):
     def steps(journal, numbers):
         for step in numbers:
-            journal.step(step, [f"s{step}"], {"loss": step / 2}, {"seconds": 2.0})
+            journal.write_step(step, [f"s{step}"], {"loss": step / 2}, {"seconds": 2.0})
         journal.close()
 
     steps(Journal(tmp_path, step=0), range(1, 8))
