@@ -236,9 +236,16 @@ class Checkpoints:
         shutil.rmtree(final, ignore_errors=True)  # of the same step and corrupt, or it would not be saved again
         staging.rename(final)
         sync_folder(self._folder)
-        folders, oldest = _step_folders(self._folder), _marked_folders(self._folder)[-self._keep :][0]
-        for expired in folders[: folders.index(oldest)]:  # also without a marker: a killed rank began to remove it
-            shutil.rmtree(expired)
+        self._prune(final)
+
+    def _prune(self, newest: Path) -> None:
+        """Removes all but the last `keep` checkpoints; a later one than `newest` was skipped, so it does not count."""
+        folders = _step_folders(self._folder)
+        folders = folders[: folders.index(newest) + 1]
+        oldest = [folder for folder in folders if (folder / MARKER).is_file()][-self._keep :][0]
+        for expired in folders[: folders.index(oldest)]:
+            # If this is interrupted, the next start removes what has this name.
+            shutil.rmtree(expired.rename(self._folder / f".{expired.name}"))
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint whose every file matches its marker; all ranks call it and get the same one.

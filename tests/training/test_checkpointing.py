@@ -193,6 +193,43 @@ def test_what_a_killed_rank_began_to_remove_is_removed_by_the_next_save(kept, tm
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000006", "step-000009"]
 
 
+def test_a_removal_that_is_killed_is_completed_by_the_next_start(kept, tmp_path, monkeypatch):
+    for step in (3, 6):
+        save(kept, step)
+    kept.finish()
+    real = shutil.rmtree
+
+    def killed(path, *args, **kwargs):
+        if path.name.endswith("step-000003"):
+            (path / "deepspeed" / "weights.pt").unlink()
+            raise SystemExit
+        real(path, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.raises(UserError):
+        patched.setattr(shutil, "rmtree", killed)
+        save(kept, 9)
+        kept.finish()
+    again = Checkpoints(tmp_path / "checkpoints", Ranks(), keep=2)
+    assert again.latest().step == 9
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000006", "step-000009"]
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_later_checkpoint_that_was_skipped_does_not_replace_a_good_one(tmp_path, keep):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", Ranks(), keep=keep)
+    for step in (6, 9):
+        save(checkpoints, step)
+        checkpoints.finish()
+        shutil.copytree(tmp_path / "checkpoints" / f"step-{step:06d}", tmp_path / f"{step}", dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "6", tmp_path / "checkpoints" / "step-000006", dirs_exist_ok=True)
+    corrupt(tmp_path / "checkpoints" / "step-000009", "one bit")
+    again = Checkpoints(tmp_path / "checkpoints", Ranks(), keep=keep)
+    assert again.latest().step == 6
+    save(again, 7)  # a stop between two regular checkpoints
+    again.finish()
+    assert again.latest().step == 7
+
+
 def test_random_generators_go_on_where_they_were(kept):
     save(kept, 3)
     drawn = random.random(), np.random.random(), float(torch.rand(()))
