@@ -57,7 +57,9 @@ def train(model: nvila.NVILA, records: Sequence[Row], mixture: dict[str, int], s
         indices_by_group: dict[int, list[int]] = {}
         for index in order.batch(step):
             indices_by_group.setdefault(int(groups[index]), []).append(index)
-        sequences = list(pretrain.encode_groups(model, ([records[i] for i in group] for group in indices_by_group.values())))
+        sequences = list(
+            pretrain.encode_groups(model, ([records[i] for i in group] for group in indices_by_group.values()))
+        )
         loss, by_kind = loss_of_kinds(
             model, sequences, [[kinds[i] for i in group] for group in indices_by_group.values()]
         )
