@@ -26,8 +26,9 @@ class Finding:
     """What a phrase, its modifiers, or all clauses of a text say of one finding.
 
     A time is then (the reference image), now (the main image) or empty. The presence holds (time, whether it is there).
-    The events are its changes: `new edema`. It is predicted if the text speaks of its future. The marks are `explicit`
-    (named, not only implied by an adjective such as `abnormal`), and those of the table `comes`.
+    The `denied_places` are those of clauses that deny it. The events are its changes: `new edema`. It is predicted if
+    the text speaks of its future. The marks are `explicit` (named, not only implied by an adjective such as
+    `abnormal`), and those of the table `comes`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Finding:
     events: set[str] = field(default_factory=set)
     types: set[str] = field(default_factory=set)
     places: list[Phrase] = field(default_factory=list)
+    denied_places: list[Phrase] = field(default_factory=list)
     predicted: bool = False
     marks: set[str] = field(default_factory=set)
 
@@ -75,7 +77,10 @@ class Finding:
         self.marks |= marks & {"explicit", "another"} | item.marks & {"another"}
         self.predicted |= not marks.isdisjoint(("future", "item-predicted"))
         self.types |= item.types | statement.types
-        self.places += [*affirmed_places(item.phrase), *item.places, *statement.places]
+        own_places = [] if "inherits-subject" in marks else affirmed_places(item.phrase)
+        places = [*own_places, *item.places, *statement.places]
+        self.denied_places += [*item.denied_places, *(places if "absent" in claims else [])]
+        self.places += places if "absent" not in claims else []
         self.ranges |= item.ranges | statement.ranges
         self.presence |= {
             (when or ("then" if "?prediction" in marks else default_time), there) for when, there in item.presence

@@ -44,11 +44,13 @@ class State:
 
 def state_of(finding: Finding, kind: str, problems: Problems) -> State:
     """The state of a finding by all claims in an answer to a type of question; adds what is in doubt to `problems`."""
+    elsewhere = kind not in CHANGING and any(there for _, there in finding.presence)  # what is denied lies elsewhere
+    place_phrases = finding.places + ([] if elsewhere else finding.denied_places)
     sides_by_place = [
-        {side for it in places([place], finding.name) if it <= SIDES for side in it} for place in finding.places
+        {side for it in places([place], finding.name) if it <= SIDES for side in it} for place in place_phrases
     ]
     one_side = any(len(named_sides) == 1 for named_sides in sides_by_place) and SIDES in sides_by_place
-    for place in finding.places:
+    for place in place_phrases:
         named_sides = SIDES & {*place.roles("side")}
         names_both = place.has("each", "both") or "both" in place.roles("side")
         one_side = one_side or (names_both and len(named_sides) == 1) or (place.has("namely") and named_sides == SIDES)
@@ -84,4 +86,4 @@ def state_of(finding: Finding, kind: str, problems: Problems) -> State:
     statuses = {mark[3:] for mark in marks if mark.startswith("-> ")} or events
     status = min(statuses, key=STATUSES.index)
     single_levels = {(level,) for _, level in levels}
-    return State(status, ranges | single_levels, frozenset(finding.types), places(finding.places, finding.name))
+    return State(status, ranges | single_levels, frozenset(finding.types), places(place_phrases, finding.name))

@@ -53,9 +53,13 @@ _REFUSAL = re.compile(
 _CLAUSE_LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|which)\b)", re.IGNORECASE)
 _ALTHOUGH = re.compile(r"\s*(?:although|though|while|even)\b", re.IGNORECASE)
 _CHANGE_HEADING = re.compile(rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{HEADING}(?:\s*:\s*| - )([^.\n]*)[.]?", re.IGNORECASE)
-_CHANGE_ADJECTIVES = r"(?:new|resolved|worsening|improving|stable|unchanged|persistent)"
+_CHANGE_ADJECTIVES = (
+    r"(?:new|resolved|worsen(?:ing|ed)|improv(?:ing|ed)|(?:in|de)creas(?:ing|ed)|stable|unchanged|persistent)"
+)
 _NEXT_NOTE = re.compile(
-    rf", (?:and )?(?={_CHANGE_ADJECTIVES} (?!since|compared|on|in|from|to|and|as)[a-z -]+(?:[,.;]|$))", re.IGNORECASE
+    r"(?:, (?:and )?|(?<!ing)(?<!new)(?<!ed)(?<!stable)(?<!tent) and )"
+    rf"(?={_CHANGE_ADJECTIVES} (?!since|compared|on|in|from|to|and|as)[a-z -]+(?:[,.;]|$))",
+    re.IGNORECASE,
 )
 """Before each further note of `New edema, resolved nodule, and worsening effusion`."""
 _SENTENCE_BY_STATE = {

@@ -17,7 +17,7 @@ from lumen_hpc.language.facts import check
 from lumen_hpc.language.findings import State
 from lumen_hpc.language.reader import places_in, read
 from lumen_hpc.language.unwrapping import unwrap
-from lumen_hpc.language.words import knows
+from lumen_hpc.language.words import canonical_name, knows
 from lumen_hpc.metrics.change import PRESENT, Reader, reader_name
 from lumen_hpc.metrics.recall import words
 
@@ -106,9 +106,12 @@ def polarity(kind: str, question: str, answer: str) -> str | None:
         asked_view = "PA" if "PA" in parsed.template else "AP"
         claims = [there == (view == asked_view) for view, there in facts.views.items() if there or view == asked_view]
     else:
-        any_states = (state for name, state in facts.findings.items() if name != ANY or state.status in _GENERAL_STATES)
-        states = any_states if finding is None else [facts.findings.get(finding)]
-        answering_states = [state for state in states if state and state.status in _ANSWERING_STATES]
+        if finding is None:
+            states = [it for name, it in facts.findings.items() if name != ANY or it.status in _GENERAL_STATES]
+        else:
+            names = [name for name in facts.findings if canonical_name(name) == canonical_name(finding)]
+            states = [facts.findings[name] for name in sorted(names, key=finding.__eq__, reverse=True)[:1]]
+        answering_states = [state for state in states if state.status in _ANSWERING_STATES]
         replies = (_affirms(parsed.template, parsed.location, state) for state in answering_states)
         claims = [claim for claim in replies if claim is not None]
     if claims:

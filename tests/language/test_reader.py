@@ -280,6 +280,8 @@ LENIENT = [
     ("The second shows edema, the first does not.", {("new", "edema")}),
     ("There has been no significant change in the size of the effusion since the prior study.", set()),
     ("The edema has neither improved nor worsened.", set()),
+    ("Improved edema and new effusion.", {("level", "edema", "better"), ("new", "pleural effusion")}),
+    ("There is more edema and less effusion.", {("level", "edema", "worse"), ("level", "pleural effusion", "better")}),
     ("The edema does not appear to have changed.", set()),
     ("The right effusion has increased while the left effusion has decreased.", None),
     ("The lung volumes have decreased.", {("level", "low lung volumes", "worse")}),
@@ -326,75 +328,6 @@ def test_a_sentence_without_end_is_read_in_its_first_words():
 )  # fmt: skip
 def test_a_list_in_the_wild_names_all_its_findings(text):
     assert Reader([]).findings(text) == {"edema", "pneumonia", "atelectasis"}
-
-
-@pytest.mark.parametrize(
-    "text, answer",
-    [
-        ("No pneumothorax, but there is a pleural effusion.", "yes"),
-        ("No doubt there is a pleural effusion.", "yes"),
-        ("There is no question that there is a pleural effusion.", "yes"),
-        ("Edema: no. Pleural effusion: yes.", "yes"),
-        ("Pleural effusion: no. Edema: yes.", "no"),
-        ("There is no pneumothorax. There is an effusion.", "yes"),
-        ("No, there is no edema. However, there is a pleural effusion.", "yes"),
-        ("No, there is no edema, but there is a pleural effusion.", "yes"),
-        ("Yes, there is edema. There is no effusion.", "no"),
-        ("No, there is no edema.", "no"),
-        ("No, the effusion has not been seen.", "no"),
-        ("A pleural effusion is likely.", "yes"),
-        ("The findings are suggestive of an effusion.", "yes"),
-        ("Yes, there may be an effusion.", "yes"),
-        ("There is an effusion, possibly small.", "yes"),
-        ("There may be an effusion.", None),
-        ("There could be an effusion, but there is no edema.", None),
-        ("A small effusion is possible.", None),
-        ("Possible effusion.", None),
-        ("An effusion is suspected.", None),
-        ("There is a residual pleural effusion.", "yes"),
-        ("The effusion is unchanged.", "yes"),
-        ("Neither edema nor effusion.", "no"),
-        ("I don't think there is an effusion.", None),
-        ("There is edema.", None),
-        ("I can't tell.", None),
-        ("Pleural effusion is ruled out.", "no"),
-        ("Pleural effusion is not ruled out.", None),
-        ("Blunting of the costophrenic angle, no definite effusion.", "no"),
-        ("It's a yes.", "yes"),
-        ("The findings are not consistent with an effusion.", "no"),
-        ("Nothing suggests an effusion.", "no"),
-        ("The findings are inconsistent with an effusion.", "no"),
-        ("The image argues against an effusion.", "no"),
-        ("There is no evidence against an effusion.", None),
-        ("There is little evidence of an effusion.", None),
-        ("An effusion is improbable.", None),
-        ("An effusion is barely visible.", None),
-        ("There is no evidence of it.", "no"),
-        ("There isn't.", "no"),
-        ("There is evidence.", "yes"),
-        ("The image shows edema. So my answer is no.", "no"),
-        ("Evaluate for pleural effusion.", None),
-        ("History: pleural effusion. Findings: edema.", None),
-        ("There does not appear to be any pleural effusion.", "no"),
-        ("There doesn't seem to be a pleural effusion.", "no"),
-        ("It does not appear that there is an effusion.", "no"),
-        ("The image doesn't appear to show an effusion.", "no"),
-        ("A pleural effusion appears to be absent.", "no"),
-        ("There appears to be an effusion.", "yes"),
-        ("The effusion does not appear to be large.", None),
-        ("An effusion is a collection of fluid.", None),
-        ("Without treatment the effusion will worsen.", None),
-    ],
-)
-def test_a_closed_question_is_answered_by_what_is_said_of_its_subject(text, answer):
-    assert polarity("presence", "is there evidence of pleural effusion in this image?", text) == answer
-
-
-def test_a_definition_claims_nothing():
-    question = "is there evidence of pneumonia in this image?"
-    assert polarity("presence", question, "Pneumonia is a lung infection.") is None
-    assert polarity("presence", question, "Pneumonia is a lung infection. The image shows no signs of it.") == "no"
-    assert polarity("presence", question, "Pneumonia is a lung infection. The image shows signs of pneumonia.") == "yes"
 
 
 def test_no_answer_ends_a_reading():
