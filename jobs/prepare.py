@@ -99,6 +99,9 @@ def warnings(counts: dict[str, Any]) -> Iterator[str]:
         )
     if two_dates := counts["studies"]["with_two_dates"]:
         yield f"{two_dates} studies have images of different dates; the date of the image that was chosen counts"
+    if counts["studies"]["images_not_frontal"] == counts["studies"]["asked_about"]:
+        code = "ViewCodeSequence_CodeMeaning"
+        yield f"no image is PA or AP by its {code}: the first image of each study is read, which may be a lateral one"
     if counts["studies"]["without_time"] == counts["studies"]["asked_about"]:
         yield "no StudyTime can be read (HHMMSS.fff, HH:MM:SS): the order of a day's studies and all hours are unknown"
     if differences := _comma_separated({**counts["studies"]["mimic_all"], "rows": 0}):

@@ -210,7 +210,7 @@ def _inspections(studies: Studies, positions: list[int], files: ImageFiles, sett
             status = os.stat(path)
         except (UserError, OSError) as fault:
             return _Inspection(position, fault=str(fault))
-        identity = hash((status.st_dev, status.st_ino))
+        identity = hash((status.st_dev, status.st_ino)) if status.st_ino else 0  # some mounts number no file
         if not details:
             return _Inspection(position, kind, identity)
         return _Inspection(position, kind, details.digest or identity, details.size, details.warning)

@@ -395,6 +395,15 @@ def test_study_times_of_which_none_can_be_read_are_a_warning(dataset, times):
     assert list(warnings(dataset.write().run(**ALL))) == [line] * (times[0] == "")
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_images_of_which_none_is_frontal_by_its_code_are_a_warning(dataset, others):
+    for row in dataset.tables[METADATA][1 + others :]:
+        row[10] = ""
+    start = "no image is PA or AP by its ViewCodeSequence_CodeMeaning: the first image of each study is read"
+    found = list(warnings(dataset.write().run(**ALL)))
+    assert [line[: len(start)] for line in found] == [start] * (not others)
+
+
 def test_a_frontal_image_of_another_patient_is_not_the_studys(dataset):
     first = dataset.tables[METADATA][1]
     first[10] = "lateral"

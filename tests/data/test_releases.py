@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_of_two_answers_about_an_area_the_one_with_fewer_facts_is_its_own(datase
     counts = dataset.write().run(**ALL)
     assert counts["left_out"] == {"answer about the whole image to a question about an area": 1} and accounted(counts)
     assert [row["short_answer"] for row in rows(dataset.out, "questions") if row["ref_study_id"]] == [EDEMA]
+
+
+@pytest.mark.parametrize("answers", sorted({*permutations([BOTH, EDEMA, EDEMA]), *permutations([BOTH, BOTH, EDEMA])}))
+def test_of_more_answers_about_an_area_one_is_kept_in_any_order(dataset, answers):
+    """Two would share an id, which stops a training."""
+    for answer in answers:
+        dataset.ask(50000012, 50000011, "difference", AREA, answer)
+    counts = dataset.write().run(**ALL)
+    assert [row["short_answer"] for row in rows(dataset.out, "questions") if row["ref_study_id"]] == [EDEMA]
+    assert sum(counts["left_out"].values()) == 2 and accounted(counts)
 
 
 @pytest.mark.parametrize(("finding", "outcome"), [("effusion", "left_out"), ("edema", "rejected")])
