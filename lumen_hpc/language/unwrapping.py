@@ -1,6 +1,7 @@
 """A model's answer as plain sentences, for the lenient reading: out of its markup, its labels and its short notes.
 
-It drops what is no answer: reasoning in tags, control tokens, questions, and sentences that decline to answer.
+It drops what is no answer: reasoning in tags, control tokens, questions, general knowledge, and sentences that decline
+to answer.
 """
 
 from __future__ import annotations
@@ -50,6 +51,16 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 """A sentence that declines to answer, or only asks."""
+_NO_SUBJECT = "the|this|that|these|those|there|it|they|findings?|which|image|radiograph|x-ray|i|we"
+_USUALLY = "often|usually|commonly|typically|generally|frequently"
+_GENERAL_KNOWLEDGE = re.compile(
+    rf"(^|[.;\n]) *(?:an? )?(?!(?:{_NO_SUBJECT})\b)[a-z]+(?: [a-z]+)? (?:refers? to"
+    r"|(?:is|are) (?:defined as|characteri[sz]ed by"
+    r"|(?:an? |the )?(?:\w+ )?(?:condition|disease|disorder)s? (?:in which|where|that|of|characteri)"
+    rf"|(?:{_USUALLY}) (?:caused|associated|an?|the|due|treated|defined|seen as|characteri[sz]ed)))\b[^.;\n]*",
+    re.IGNORECASE,
+)
+"""A sentence of general knowledge, as models like to begin: `Edema refers to fluid in the lungs.`"""
 _CLAUSE_LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|which)\b)", re.IGNORECASE)
 _ALTHOUGH = re.compile(r"\s*(?:although|though|while|even)\b", re.IGNORECASE)
 _CHANGE_HEADING = re.compile(rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{HEADING}(?:\s*:\s*| - )([^.\n]*)[.]?", re.IGNORECASE)
@@ -89,7 +100,7 @@ def unwrap(text: str) -> str:
         if (prefix_match := prefix.match(text)) and text[prefix_match.end() :].strip():
             text = text[prefix_match.end() :]
     text = text[1:-1] if text[:1] == "'" == text[-1:] else text
-    text = _SECTION_HEADING.sub(r"\1 ", text)
+    text = _GENERAL_KNOWLEDGE.sub(r"\1", _SECTION_HEADING.sub(r"\1 ", text))
     if text.strip(" .!").lower() in _BOOLEANS:
         return _BOOLEANS[text.strip(" .!").lower()]
     return _spell_notes(_drop_refusals(text))

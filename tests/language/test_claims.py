@@ -104,6 +104,24 @@ def test_an_enlarged_silhouette_answers_for_the_heart_with_a_level_too():
     assert polarity("presence", question, "The cardiac silhouette appears mildly enlarged.") == "yes"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Pneumonia refers to an infection of the lung.",
+        "Pneumonia is characterized by consolidation.",
+        "Pneumonia is often caused by bacteria.",
+        "Pneumonia is a condition in which the lungs are inflamed.",
+        "A pneumonia is usually seen as an opacity.",
+    ],
+)
+def test_general_knowledge_claims_nothing(text):
+    question = "is there evidence of pneumonia in this image?"
+    assert polarity("presence", question, text) is None
+    assert Reader([]).findings(text) == set()
+    assert polarity("presence", question, f"{text} The image shows pneumonia.") == "yes"
+    assert polarity("presence", question, f"{text} There is no pneumonia.") == "no"
+
+
 def test_a_definition_claims_nothing():
     question = "is there evidence of pneumonia in this image?"
     assert polarity("presence", question, "Pneumonia is a lung infection.") is None
