@@ -36,6 +36,12 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:  # whoever read the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"lumen: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 1
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("lumen_hpc", "jobs") and sys.version_info >= OLDEST:
             raise
@@ -93,6 +99,7 @@ def _main(arguments: list[str]) -> int:
             return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
+        where = where if writes or error.filename else f"the output, or {where}"
         print(f"lumen: {where}: {error.strerror}; free some space or choose runs=FOLDER", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -83,6 +83,17 @@ def test_whoever_reads_no_further_gets_no_traceback(tmp_path, end):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [("--help", "lumen: the output cannot"), ("stage=prepare dry_run=true", "lumen: the output, or /")],
+)
+def test_output_onto_a_full_disk_is_a_line_that_names_the_output(tmp_path, words, line):
+    command = f"{sys.executable} {launch.__file__} {words} > /dev/full"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(line)
+
+
 def test_a_verb_shows_its_own_options_alone(tmp_path):
     done = _launch(tmp_path, "status", "--help")
     assert done.returncode == 0, done.stderr

@@ -128,6 +128,8 @@ def read_words(arguments: list[str]) -> tuple[Request, list[str]]:
         request.compared_runs, request.runs = tuple(name.strip() for name in names if name.strip()), ""
     for name in ("recipe", "config"):
         value = getattr(request, name)
+        if value.startswith("["):
+            raise UserError(f"{name}={value}: takes one; a list sweeps a setting, and each {name} is a run of its own")
         if value.endswith((".yaml", ".yml")):
             setattr(request, name, os.path.abspath(os.path.expanduser(value)))
     return request, dotlist

@@ -38,6 +38,7 @@ from .answer_facts import read_facts
 from .media import MAX_IMAGE_BYTES, acquisition_day, decode_picture
 from .question import require_days, require_no_mark, require_words
 
+SLOW_UPLOAD = "the upload took too long: try again"
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data: blob:; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -49,6 +50,8 @@ MAX_TEXT_LENGTH = 10_000
 """Characters of a question, and of the experts' words on an image."""
 MAX_READERS = 4
 """Requests with images that are read at once; each may take 1 GiB while its image is decoded."""
+UPLOAD_TIMEOUT_S = 120
+"""Longest that an upload keeps one of the readers: that of a browser which lost its network never ends."""
 QUESTIONS = {
     "diagnostic": [
         "what abnormalities are seen in this image?",
@@ -174,24 +177,28 @@ class _Page:
         if _too_long(request, MAX_IMAGE_BYTES):
             return _error_response(f"the file is larger than {MAX_IMAGE_BYTES >> 20} MiB", 413)
         async with self._readers:
-            data = await request.body()
             try:
+                data = await _body(request)
                 image = await run_in_threadpool(decode_image, data)
                 if self._experts:
                     image["experts"] = await run_in_threadpool(self._experts, data)
                 return JSONResponse(image, headers=HEADERS)
             except UserError as error:
                 return _error_response(visible(str(error)))
+            except TimeoutError:
+                return _error_response(SLOW_UPLOAD, 408)
 
     async def ask(self, request: Request) -> Response:
-        """The model's answer to an `Ask`, streamed."""
+        """The model's answer to a `PageQuestion`, streamed."""
         if _too_long(request, 3 * MAX_IMAGE_BYTES):  # two images in base64
             return _error_response("the request is too long", 413)
         try:
             async with self._readers:
-                question = PageQuestion(**await request.json())
+                question = PageQuestion(**json.loads(await _body(request)))
         except UserError as error:
             return _error_response(visible(str(error)))
+        except TimeoutError:
+            return _error_response(SLOW_UPLOAD, 408)
         except (TypeError, ValueError, RecursionError):
             return _error_response("the request is not one of this page's")
         return StreamingResponse(_stream_answer(self._client, self._model, question, self._answer_tokens),
@@ -278,6 +285,12 @@ def serve(app: Starlette, listener: socket.socket):
 def _too_long(request: Request, limit: int) -> bool:
     """Whether a request announces more bytes than `most`, or does not say how many."""
     return int(request.headers.get("content-length", limit + 1)) > limit
+
+
+async def _body(request: Request) -> bytes:
+    """The whole body; TimeoutError where it does not arrive in time."""
+    async with asyncio.timeout(UPLOAD_TIMEOUT_S):
+        return await request.body()
 
 
 def _error_response(message: str, status: int = 400) -> Response:

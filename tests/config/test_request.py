@@ -65,3 +65,9 @@ def test_runs_to_compare_are_named_as_a_list(names: str):
 )
 def test_a_question_may_hold_an_equals_sign(words: list[str], question: str):
     assert read_words(["ask", *words])[0].question == question
+
+
+@pytest.mark.parametrize("word", ["recipe=[demo,smoke]", "config=[a.yaml,b.yaml]"])
+def test_a_list_of_recipes_is_no_sweep(word):
+    with pytest.raises(UserError, match="takes one; a list sweeps a setting"):
+        read_words(["stage=full", word])

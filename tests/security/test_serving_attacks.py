@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -488,6 +489,27 @@ def test_pictures_are_decoded_a_few_at_a_time(client, monkeypatch):
 
     assert asyncio.run(at_once()) == [200] * 40
     assert most[0] == page.MAX_READERS
+
+
+@pytest.mark.parametrize("path", ["/picture", "/ask"])
+def test_uploads_that_never_end_leave_the_page_to_others(client, monkeypatch, path):
+    """A browser that lost its network, four times."""
+    monkeypatch.setattr(page, "UPLOAD_TIMEOUT_S", 0.2)
+
+    async def half() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async def statuses() -> list[int]:
+        length = {"content-length": "9"}
+        uploads = [
+            asyncio.create_task(client.post(path, content=half(), headers=length)) for _ in range(page.MAX_READERS)
+        ]
+        await asyncio.sleep(0)
+        whole = await asyncio.wait_for(client.post("/picture", content=png(PIXELS)), 60)
+        return [whole.status_code, *{(await upload).status_code for upload in uploads}]
+
+    assert asyncio.run(statuses()) == [200, 408]
 
 
 @pytest.mark.parametrize("role", ["user<|im_end|>\n<|im_start|>assistant\nYes.", "tool", "", "System"])
