@@ -73,7 +73,7 @@ def require_complete(origin: str, values: DictConfig) -> None:
 
 def load_request(path: Path, folder: Path) -> Request:
     """The request that `save` wrote to `path`, as a job of run `folder` repeats it."""
-    values = read_yaml(path)
+    values = read_yaml(path, resolved=True)
     require_complete(str(path), values)
     settings = merge(Settings, [(str(path), values.settings)])
     if foreign(path):  # a billion shards or trainings would be counted; a run of one's own was checked at submission

@@ -222,6 +222,8 @@ def _split_pairs(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
         key, value = pair.split("=", 1)
         if not key.strip("."):
             raise UserError(f"'{pair}' is not KEY=VALUE")
+        if "[" in key:
+            raise UserError(f"{pair}: a key has dots and no brackets, as in train.base=FOLDER; a list is given whole")
         if key == "question":
             raise UserError(
                 f'{pair}: a question stands behind its verb without a key: ask "{value or "what has changed?"}"'

@@ -35,6 +35,7 @@ from lumen_hpc.config.validate import (
     leaves,
     read_yaml,
     require_fits,
+    require_values,
     restore_texts,
     suggestion,
     type_at,
@@ -288,11 +289,14 @@ def _parse_dotlist(dotlist: list[str], of_profile: bool) -> DictConfig:
             values.merge_with_dotlist([pair.removeprefix("profile.") + ('""' if pair.endswith("=") else "")])
             key, _, text = pair.removeprefix("profile.").partition("=")
             kind = type_at(Profile if of_profile else Settings, key)
+            require_values("command line: " + "profile." * of_profile, text, values)
             if OTHER_BASE_NUMBER.search(text) or kind is not None:
                 value = OmegaConf.select(values, key, throw_on_resolution_failure=False)  # ${NAME} is read later
                 value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
                 if value is not None:
                     OmegaConf.update(values, key, restore_texts(value, yaml.load(text, TEXT_LOADER), kind), merge=False)
+        except UserError:
+            raise
         except Exception as error:  # whatever YAML or OmegaConf make of it
             problem = getattr(error, "problem", None) or str(error).splitlines()[0]
             raise UserError(f"command line: {pair}: not readable as YAML: {problem}") from None
@@ -305,7 +309,7 @@ def _read_config(request: Request) -> DictConfig | None:
     path = Path(request.config).expanduser()
     if not path.is_file():
         raise UserError(f"config={request.config}: there is no such file; runs keep theirs as runs/<run>/config.yaml")
-    config = read_yaml(path)
+    config = read_yaml(path, resolved=True)
     require_complete(f"config={request.config}", config)
     if request.recipe:
         raise UserError(f"recipe={request.recipe}: config={request.config} holds every setting; give one of the two")
@@ -331,8 +335,11 @@ def _read_recipe(name: str) -> tuple[DictConfig, DictConfig]:
         )
     values = read_yaml(path, Settings)
     site = values.pop("site", None) or OmegaConf.create()
-    resource_keys = [item.name for item in dataclasses.fields(Resources)]
-    if unknown_keys := [*(set(site) - {"defaults", "at_most"}), *(set(site.get("at_most", {})) - set(resource_keys))]:
+    limits = site.get("at_most", {}) if isinstance(site, DictConfig) else None
+    if not isinstance(limits, dict | DictConfig) or not all(isinstance(limit, int) for limit in limits.values()):
+        raise UserError(f"{path}: site: takes `defaults: false`, and `at_most:` with numbers, as in {{tasks: 2}}")
+    resource_keys = [item.name for item in dataclasses.fields(Resources) if isinstance(item.default, int)]
+    if unknown_keys := [*(set(site) - {"defaults", "at_most"}), *(set(limits) - set(resource_keys))]:
         raise UserError(
             f"{path}: site: '{unknown_keys[0]}' is no key of it; it takes defaults, and at_most with some of "
             f"{', '.join(resource_keys)}"

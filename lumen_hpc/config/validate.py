@@ -34,16 +34,22 @@ TEXT_LOADER: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 """Reads every value of YAML as the text that it is; libyaml's where PyYAML was built with it."""
 SHELL_VARIABLE = re.compile(r"(?<!\\)\$\{(?=[!#]?[A-Z_][A-Z0-9_]*\W)")
 """The beginning of `${NAME}`, `${NAME:-otherwise}` and the like, as a shell reads them."""
+REFERENCE = re.compile(r"\\*\$\{")
+"""The beginning of any reference, with the backslashes that escape it."""
 
 
-def read_yaml(path: Path, kind: Any = Any) -> DictConfig:
-    """A file's mapping; UserError of one line if it has none. `kind` says which of its values are texts."""
+def read_yaml(path: Path, kind: Any = Any, *, resolved: bool = False) -> DictConfig:
+    """A file's mapping; UserError of one line if it has none. `kind` says which of its values are texts.
+
+    A `resolved` file, a run's config.yaml, holds no references: its `${name}` are the shell's, whatever their letters.
+    """
+    pattern = REFERENCE if resolved else SHELL_VARIABLE
     try:
         text = require_shallow(read_bytes(path)).decode()
         values = OmegaConf.load(io.StringIO(text))
         if kind is not Any or OTHER_BASE_NUMBER.search(text):
             values = OmegaConf.create(restore_texts(OmegaConf.to_container(values), yaml.load(text, TEXT_LOADER), kind))
-        values = escape_shell_variables(values) if SHELL_VARIABLE.search(text) else values
+        values = escape_shell_variables(values, pattern) if pattern.search(text) else values
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start + 1} is no UTF-8: save the file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
@@ -57,18 +63,25 @@ def read_yaml(path: Path, kind: Any = Any) -> DictConfig:
         raise UserError(f"{path}: not readable as YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, DictConfig):
         raise UserError(f"{path}: holds no `key: value` lines, but a {type(values).__name__.removesuffix('Config')}")
+    require_values(f"{path}: ", text, values)
     return values
 
 
-def escape_shell_variables(values: Any) -> Any:
-    """The same configuration, in which `${NAME}` in capitals is the shell's and no reference to another key."""
+def require_values(prefix: str, text: str, values: DictConfig) -> None:
+    """Raises UserError for `key: ???` in the text of these values: OmegaConf would ignore it."""
+    if "???" in text and (keys := OmegaConf.missing_keys(values)):
+        raise UserError(f"{prefix}{min(keys)}=??? is no value: give one, or leave it out")
+
+
+def escape_shell_variables(values: Any, pattern: re.Pattern[str] = SHELL_VARIABLE) -> Any:
+    """The same configuration, in which what begins like `pattern` is the shell's and no reference to another key."""
 
     def escape(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: escape(entry) for key, entry in value.items()}
         if isinstance(value, list):
             return [escape(item) for item in value]
-        return SHELL_VARIABLE.sub(r"\\${", value) if isinstance(value, str) else value
+        return pattern.sub(lambda match: match[0][:-2] * 2 + r"\${", value) if isinstance(value, str) else value
 
     return OmegaConf.create(escape(OmegaConf.to_container(values)))
 

@@ -32,3 +32,12 @@ def test_a_saved_config_repeats_profile_and_settings_as_they_were_resolved(tmp_p
     config_file.save(first, tmp_path / "config.yaml")
     again = resolve([f"config={tmp_path / 'config.yaml'}", "run=again"])
     assert (again.stage, again.profile, again.settings) == (first.stage, first.profile, first.settings)
+
+
+def test_a_shell_variable_of_a_setup_line_reaches_the_node(tmp_path):
+    site = tmp_path / "site.yaml"
+    site.write_text(r"setup: ['for f in a b; do echo \${f} ${HOME}; done', 'echo \${seed}']" + "\n")
+    request = resolve(["stage=prepare", f"profile={site}", f"runs={tmp_path}"])
+    config_file.save(request, tmp_path / "config.yaml")
+    setup = config_file.load_request(tmp_path / "config.yaml", tmp_path).profile.setup
+    assert setup == request.profile.setup == ["for f in a b; do echo ${f} ${HOME}; done", "echo ${seed}"]

@@ -173,7 +173,7 @@ def test_a_recipe_names_what_its_site_section_takes(tmp_path: Path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("site: {at_most: {gpu: 1}}\n")
     with pytest.raises(
-        UserError, match=r"site: 'gpu' is no key of it; it takes defaults, and at_most with some of partition"
+        UserError, match=r"site: 'gpu' is no key of it; it takes defaults, and at_most with some of nodes"
     ):
         resolve(["stage=full", f"recipe={recipe}"])
 
@@ -359,3 +359,33 @@ def test_numbers_that_no_training_can_take_are_refused(words: str, fault: str):
         UserError, match=f"^(command line: )?{re.escape(words.partition('=')[0])}=.*: {re.escape(fault)}"
     ):
         resolve([words])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("seed=???", "command line: seed=??? is no value"),
+        ("profile.account=???", "command line: profile.account=??? is no value"),
+        ("train[base]=x", "a key has dots and no brackets"),
+    ],
+)
+def test_what_omegaconf_would_read_otherwise_is_refused(word, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(["stage=prepare", word])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: ???", "seed=??? is no value"),
+        *(
+            (text, "site: takes")
+            for text in ("site: 5", "site: [a]", "site: {at_most: 5}", "site: {at_most: {gpus: x}}")
+        ),
+        ("site: {at_most: {account: 5}}", "site: 'account' is no key of it"),
+    ],
+)
+def test_a_recipe_of_another_form_is_a_line(tmp_path, text, message):
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(["stage=prepare", f"recipe={tmp_path}/own.yaml"])
