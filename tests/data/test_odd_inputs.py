@@ -476,6 +476,16 @@ def test_an_empty_table_is_named(dataset, table, content):
         dataset.run()
 
 
+def test_the_last_study_of_the_metadata_loses_its_own_questions_alone(dataset):
+    """A question about one image has no reference study, whose position -1 would be the last one's."""
+    dataset.image(50000033).unlink()
+    counts, _, questions, left_out, _ = outcome(dataset, on_bad="skip", max_bad=0.9)
+    assert {row["study_id"] for row in questions if row["type"] == "presence"} == {
+        50000011, 50000012, 50000021, 50000022, 50000031, 50000032,
+    }  # fmt: skip
+    assert counts["rejected"]["questions"] == 2 and not left_out
+
+
 def test_an_empty_image_is_named(dataset):
     dataset.image(50000011).write_bytes(b"")
     with pytest.raises(UserError, match=re.escape(f"{dataset.image(50000011)} is empty; fetch the file again")):

@@ -13,7 +13,7 @@ from lumen_hpc.data.diff_vqa import parse_difference
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.records import read_jsonl
 from sandbox import lookalike
-from tests.data.small_dataset import CHANGED, QUESTIONS, Dataset
+from tests.data.small_dataset import CHANGED, METADATA, QUESTIONS, Dataset
 
 ALL = {"one_study_per_test_subject": False}
 BOTH = "the main image has additional findings of edema, and nodule than the reference image. "
@@ -134,6 +134,16 @@ def test_reversed_pairs_are_exchanged_with_their_facts(dataset):
     assert ordered["short_answer"] == EDEMA and counts["intervals"]["negative"] == 0
     assert counts["release"]["reordered"] == 1
     assert "exchanged 1 of them" in release_lines(counts["release"])[1]
+
+
+def test_a_pair_of_one_day_keeps_its_order(dataset):
+    for row in dataset.tables[METADATA][1:3]:
+        row[7] = "21500101"
+    dataset.ask(50000012, 50000011, "difference", CHANGED, EDEMA)
+    counts = dataset.write().run(reversed_pairs="reorder", **ALL)
+    pair = rows(dataset.out, "questions")[-1]
+    assert (pair["study_id"], pair["interval_days"], pair["short_answer"]) == (50000012, 0, EDEMA)
+    assert counts["release"]["reordered"] == 0
 
 
 def test_a_pair_in_both_orders_becomes_one_question_when_reordered(dataset):
