@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +87,7 @@ def join(
             several = ", of several models each row needs its `model`" if model == UNNAMED else ""
             problems.add(f"doubled answers of {model} (the first is kept{several})", id)
         else:
-            texts_by_model[model][id] = strip(_answer(row, id, model, problems))
+            texts_by_model[model][id] = answer_text(row, problems, model)
             lacks_answer_field = lacks_answer_field and "answer" not in row
     models_without_answers = [model for model, texts in texts_by_model.items() if not texts]
     if models_without_answers or not texts_by_model:
@@ -177,20 +177,23 @@ def _readable(row: dict) -> bool:
     return row["type"] != "abnormality" or row["closed"] or expected_findings(row) is not None
 
 
-def _answer(row: dict, id: str, model: str, problems: Problems) -> str:
-    """The text of an answer; a value of JSON as what it says, nothing for null, without reasoning: each is counted."""
-    answer = row.get("answer")
+def answer_text(row: Mapping[str, Any], problems: Problems | None = None, model: str = UNNAMED) -> str:
+    """What is scored of an answer row: a value of JSON in words, nothing for null, and no reasoning, control token or
+    findings line. `problems` counts all but the lines.
+    """
+    problems = Problems() if problems is None else problems
+    answer, id = row.get("answer"), _id(row["question_id"])
     if answer is None:
         problems.add(f"answers of {model} that are null (scored as no answer)", id)
         return ""
     if not isinstance(answer, str):
         problems.add(f"answers of {model} that are not text (a list is read as its items)", id)
-        return in_words(answer)
+        return strip(in_words(answer))
     if (visible := strip_reasoning(answer)) != answer:
         problems.add(f"answers of {model} with reasoning in tags (left out)", id)
     if (text := strip_control_tokens(visible)) != visible:
         problems.add(f"answers of {model} with control tokens (left out)", id)
-    return text
+    return strip(text)
 
 
 def _text(row: dict, name: str, id: str, problems: Problems) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.data.timelines import read
+from lumen_hpc.metrics.join import answer_text
 from lumen_hpc.metrics.significance import ClusterBootstrap, Column
 from lumen_hpc.outcomes import rivals
 from lumen_hpc.outcomes.features import Cohort, cohort
@@ -124,7 +125,7 @@ def timeline_scores(
         groups.setdefault((meta["kind"], meta["variant"]), []).append(meta)
     scores = []
     for model, rows in answers.items():
-        texts = {row["question_id"]: row["answer"] for row in rows}
+        texts = {row["question_id"]: answer_text(row) for row in rows}
         for (kind, variant), metas in sorted(groups.items()):
             answered_metas = [meta for meta in metas if meta["question_id"] in texts]
             true_readings = [read(meta["short_answer"]) for meta in answered_metas]

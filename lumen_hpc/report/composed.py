@@ -12,6 +12,7 @@ from lumen_hpc.data.diff_vqa import Change, LevelChange, render_difference
 from lumen_hpc.data.probes import CONTROL, SIDES
 from lumen_hpc.metrics.change import Reader, reader_name
 from lumen_hpc.metrics.closed import listed_findings
+from lumen_hpc.metrics.join import answer_text
 
 Findings = Mapping[str, str]
 """The findings of one image and the level of each; empty where it has none."""
@@ -27,8 +28,8 @@ def answers(probe_rows: Iterable[dict], reader: Reader) -> dict[str, str]:
     for row in probe_rows:
         if row.get("control") != CONTROL:
             continue
-        question_id, _, probe_answers = row["question_id"].partition("/")
-        by_question.setdefault(question_id, {})[probe_answers] = row["answer"]
+        question_id, _, probe = row["question_id"].partition("/")
+        by_question.setdefault(question_id, {})[probe] = answer_text(row)
     texts = {}
     for question_id, probe_answers in by_question.items():
         if all(f"{side}/abnormality" in probe_answers for side in SIDES):

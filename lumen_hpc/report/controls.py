@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lumen_hpc.data.diff_vqa import Change
-from lumen_hpc.data.findings_line import strip
 from lumen_hpc.metrics.change import facts, scored_facts, tally
+from lumen_hpc.metrics.join import answer_text
 from lumen_hpc.metrics.significance import Column, Interval
 from lumen_hpc.report.composed import difference
 from lumen_hpc.report.results import Results
@@ -112,7 +112,7 @@ def _control(results, name, model, rows, index, findings) -> Control:
         truth = results.truth(i)
         if truth is None:
             continue
-        claim = results.reader.change(strip(row["answer"]), results.questions[i]["type"])
+        claim = results.reader.change(answer_text(row), results.questions[i]["type"])
         for measure, expected in (
             ("shown", _shown_change(name, row, truth, findings)),
             ("original", truth),

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from lumen_hpc.metrics.join import answer_text
 from lumen_hpc.metrics.significance import Column
 from lumen_hpc.models import compared_model
 from lumen_hpc.report import composed
@@ -54,7 +55,7 @@ def spreads(results: Results, repeats: Mapping[str, Sequence[dict]]) -> list[Spr
     columns: dict[str, list[dict[str, Column]]] = {}
     for name, rows in repeats.items():
         model = compared_model(name).name
-        answers = {row["question_id"]: row["answer"] for row in rows if not row.get("control")}
+        answers = {row["question_id"]: answer_text(row) for row in rows if not row.get("control")}
         columns.setdefault(model, []).append(results.score(answers).columns)
         if texts := composed.answers(rows, results.reader):
             columns.setdefault(model + COMPOSED, []).append(results.score(texts).columns)

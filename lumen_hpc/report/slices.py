@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lumen_hpc.data.findings_line import strip
+from lumen_hpc.metrics.join import answer_text
 from lumen_hpc.report.results import BLOCKS, Cell, Results
 
 _DAY_BINS = ((-np.inf, 0, "before"), (0, 1, "0"), (1, 8, "1–7"), (8, 31, "8–30"), (31, 91, "31–90"),
@@ -69,9 +69,7 @@ def experts(results: Results, answers: Mapping[str, Iterable[dict]]) -> list[Sli
     """The same questions with and without the experts' sentences, from answer rows of control `no_experts`."""
     result: list[Slice] = []
     for model, rows in answers.items():
-        without_experts = {
-            row["question_id"]: strip(row["answer"]) for row in rows if row.get("control") == "no_experts"
-        }
+        without_experts = {row["question_id"]: answer_text(row) for row in rows if row.get("control") == "no_experts"}
         if not without_experts:
             continue
         columns = results.score(without_experts).columns

@@ -180,7 +180,12 @@ def markdown(tables: Sequence[Table], notes: Sequence[str], *more: str) -> str:
         parts.append("\n".join(lines))
         parts.append(_differences(table))
     parts += [text for text in more if text]
-    return "\n\n".join(parts) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
+    return "\n\n".join(parts) + "\n\n" + "\n".join(f"- {_escape(note)}" for note in notes) + "\n"
+
+
+def _escape(note: str) -> str:
+    """A note whose `<` begins no tag; within `code` it is none."""
+    return re.sub(r"`[^`]+`|<", lambda match: "&lt;" if match[0] == "<" else match[0], note)
 
 
 def _differences(table: Table) -> str:

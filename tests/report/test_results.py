@@ -125,6 +125,11 @@ def test_the_files_say_the_same(results, written):
     assert all(0 <= int(row["wilcoxon_untied"]) <= int(row["wilcoxon_n"]) for row in with_p)  # never a p without n
 
 
+def test_a_note_of_the_markdown_holds_no_tag():
+    notes = ["Judge <img src=x> is unfit; `a<b>` needs p < 0.05"]
+    assert tables.markdown([], notes).endswith("- Judge &lt;img src=x> is unfit; `a<b>` needs p &lt; 0.05\n")
+
+
 def test_figure_1_shows_one_case_with_four_questions_and_every_models_own_answers(inputs, results, written):
     svg = case_figure(results, inputs.image)
     assert svg == (written / "figures" / "figure-1.svg").read_text()

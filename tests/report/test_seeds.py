@@ -7,6 +7,7 @@ from statistics import stdev
 import pytest
 
 from lumen_hpc.config.schema import Evaluate
+from lumen_hpc.data import findings_line
 from lumen_hpc.report import assemble, seeds
 from tests.report import pretend
 
@@ -40,6 +41,13 @@ def test_each_measure_has_a_value_a_training_the_runs_own_first(results, inputs)
         assert each.deviation == pytest.approx(stdev(each.values))
     right = next(each for each in found if (each.block, each.measure) == ("diagnostic", "rouge_l"))
     assert right.values[1] < right.values[0] < right.values[2] == 1
+
+
+def test_further_trainings_are_scored_without_findings_line_and_control_tokens_as_the_runs_own_are(results, inputs):
+    line = findings_line.difference_line(findings_line.StudyState(), findings_line.StudyState())
+    rows = inputs.repeats["lumen@1"]
+    raw = [row | {"answer": f"{findings_line.join(line, row['answer'])}<|im_end|>"} for row in rows]
+    assert seeds.spreads(results, {"lumen@1": raw}) == seeds.spreads(results, {"lumen@1": rows})
 
 
 def test_the_tables_and_the_page_show_the_spread(inputs, tmp_path):
