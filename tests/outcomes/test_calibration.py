@@ -46,6 +46,12 @@ def test_predictions_that_allow_no_line_have_none() -> None:
     assert np.isnan(calibration.in_the_large(np.ones(3, bool), np.array([0.1, 0.2, 0.3])))
 
 
+def test_risks_that_are_far_off_have_their_intercept_in_the_large() -> None:
+    outcome, surest = np.arange(100) < 20, np.full(100, 1 - calibration.LOGIT_MARGIN)
+    shift = float(calibration.logit(np.array([0.2]))[0] - calibration.logit(surest[:1])[0])
+    assert calibration.in_the_large(outcome, surest) == pytest.approx(shift)
+
+
 def test_the_curve_is_scikit_learn_s() -> None:
     outcome, p = drawn(2)
     observed, predicted = calibration_curve(outcome, p, n_bins=10, strategy="quantile")

@@ -10,7 +10,7 @@ import pytest
 
 from lumen_hpc.outcomes import outcomes as rules
 from lumen_hpc.outcomes.faults import Faults
-from lumen_hpc.outcomes.histories import Admission, History, Period, _sort_and_check
+from lumen_hpc.outcomes.histories import Admission, History, Period, _keep_death, _sort_and_check
 from lumen_hpc.outcomes.outcomes import Study, outcomes_of
 from lumen_hpc.outcomes.state import state_of
 
@@ -98,6 +98,14 @@ def test_every_outcome_is_what_the_document_says(seed: int) -> None:
         assert values == expected(history, study), (history, study)
         seen |= {(name, value) for name, value in values.items() if name not in ("remaining_days", "survival")}
     assert len(seen) > 50, "too few cases are met"
+
+
+def test_the_death_of_a_stay_that_is_left_out_is_kept_where_dod_knows_of_none() -> None:
+    unknown, known = History(7), History(8, dod=T.date() - DAY)
+    for history in (unknown, known):
+        _keep_death(history, T, expired=True)
+    assert (unknown.death, known.death) == (T.date(), T.date() - DAY)
+    assert not unknown.untimed_events | known.untimed_events
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -49,6 +49,14 @@ def test_no_test_outcome_reaches_a_rival(made: tuple) -> None:
     np.testing.assert_array_equal(other, rows["laboratory values, boosting"])
 
 
+def test_no_test_value_reaches_what_a_rival_fills_in_or_scales_by() -> None:
+    rng = np.random.default_rng(0)
+    x, train = rng.normal(size=(40, 3)), np.arange(40) < 25
+    x[rng.random(x.shape) < 0.2] = np.nan
+    other = np.where(train[:, None], x, 5 * x + 3)
+    np.testing.assert_array_equal(rivals._impute(x, train)[train], rivals._impute(other, train)[train])
+
+
 def test_the_oracle_beats_the_strongest_rival_and_is_calibrated(made: tuple) -> None:
     found, known, rows = made
     labs = {name: p for name, p in rows.items() if "experts" not in name}
