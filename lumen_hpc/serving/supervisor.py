@@ -66,8 +66,8 @@ class Address:
         if not self.login:
             return ""
         ports = [self.port, *([int(self.page.split(":")[2].split("/")[0])] if self.page else [])]
-        if self.host == "127.0.0.1":
-            tunnels = [word for port in ports for word in ("-L", f"{port}:127.0.0.1:{port}")]
+        if self.host.startswith("127."):
+            tunnels = [word for port in ports for word in ("-L", f"{port}:{self.host}:{port}")]
             return shlex.join(["ssh", "-N", *tunnels, "-J", self.login, self.node])
         tunnels = [word for port in ports for word in ("-L", f"{port}:{self.host}:{port}")]
         return shlex.join(["ssh", "-N", *tunnels, self.login])
@@ -83,6 +83,8 @@ class Address:
         if self.ssh:
             lines.append(f"tunnel   {self.ssh}")
             lines.append(f"         then http://127.0.0.1:{self.port}/v1")
+            if self.page:
+                lines.append(f"         and {self.page.replace(self.host, '127.0.0.1', 1)}")
         return lines
 
 
@@ -137,8 +139,14 @@ def new_key() -> str:
 
 
 def host_address(listen: str) -> str:
-    """The address that `profile.data_use.listen` means on this machine: `loopback` or `node`; never all interfaces."""
-    return "127.0.0.1" if listen == "loopback" else socket.gethostbyname(socket.gethostname())
+    """The address that `profile.data_use.listen` means on this machine: `loopback` or `node`; never all interfaces.
+
+    Of the addresses of a node's name, one that other nodes reach; a loopback one where it has no other.
+    """
+    if listen == "loopback":
+        return "127.0.0.1"
+    addresses = socket.gethostbyname_ex(socket.gethostname())[2]
+    return min(addresses, key=lambda address: address.startswith("127."))
 
 
 def listen(host: str, requested: int, setting: str) -> socket.socket:

@@ -62,6 +62,21 @@ def test_a_server_never_listens_on_all_interfaces():
     assert supervisor.host_address("node") not in ("0.0.0.0", "")
 
 
+@pytest.mark.parametrize(("addresses", "host"), [(["127.0.1.1", "10.1.2.3"], "10.1.2.3"), (["127.0.1.1"], "127.0.1.1")])
+def test_of_the_addresses_of_a_nodes_name_one_is_taken_that_others_reach(monkeypatch, addresses, host):
+    monkeypatch.setattr(supervisor.socket, "gethostbyname_ex", lambda name: (name, [], addresses))
+    assert supervisor.host_address("node") == host
+
+
+@pytest.mark.parametrize(("host", "end"), [("127.0.1.1", "-J login n1"), ("10.1.2.3", "login")])
+def test_behind_a_tunnel_the_page_has_a_local_address(host, end):
+    address = supervisor.Address(
+        host=host, port=80, key="k", node="n1", login="login", page=f"http://{host}:81/key/"
+    )  # fmt: skip
+    assert address.ssh == f"ssh -N -L 80:{host}:80 -L 81:{host}:81 {end}"
+    assert address.lines()[-1].split() == ["and", "http://127.0.0.1:81/key/"]
+
+
 def test_a_taken_port_is_named():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
