@@ -36,7 +36,7 @@ def require(run: Run) -> None:
         raise UserError(
             f"serve.tensor_parallel={settings.tensor_parallel}, and profile.resources.gpu.gpus={gpus}: ask for as many"
         )
-    longest = run_model.longest(folder)
+    longest = run_model.max_tokens(folder)
     if longest and settings.max_model_len > longest:
         raise UserError(
             f"serve.max_model_len={settings.max_model_len}: the language model in {folder} reads at most {longest} "

@@ -343,7 +343,7 @@ def existing_run(request: Request) -> Run:
     path = run_record.settings_file(run.folder)
     if path is None:
         ready.require_set(request.profile, request.runs, only="profile.runs")
-        where = f"{run.folder / 'config.yaml'}{refusals.no_profile(request)}"
+        where = f"{run.folder / 'config.yaml'}{refusals.profile_hint(request)}"
         raise UserError(f"run={request.run}: there is no {where}; {run_record.runs_hint(run.folder)}")
     run = Run(run.folder, *config_file.load(path))
     run.keep_private()

@@ -24,15 +24,15 @@ def open_runs(names: list[str], top: Path) -> list[Run]:
     if len(names) < 2:
         raise UserError("compare takes two runs or more: compare runs=FIRST,OTHER")
     folders = [Path(name).expanduser().absolute() if "/" in name else top / name for name in names]
-    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-        raise UserError(f"compare: run {twice.name} is named twice; compare runs=FIRST,OTHER takes different ones")
+    if duplicate := next((folder for folder in folders if folders.count(folder) > 1), None):
+        raise UserError(f"compare: run {duplicate.name} is named twice; compare runs=FIRST,OTHER takes different ones")
     runs = []
     for folder in folders:
         run_record.require_open(folder)
         path = run_record.settings_file(folder)
         if path is None:
-            here = ", ".join(run_record.runs_in(folder.parent)) or "(none)"
-            raise UserError(f"compare: there is no run {folder}; the runs in {folder.parent} are {here}")
+            run_names = ", ".join(run_record.runs_in(folder.parent)) or "(none)"
+            raise UserError(f"compare: there is no run {folder}; the runs in {folder.parent} are {run_names}")
         submit.require_layout(folder)
         run = Run(folder, *config_file.load(path))
         if not (folder / "report" / "tables.csv").is_file():
@@ -69,25 +69,29 @@ def show(runs: list[Run], console: Console) -> None:
     results = [read(run, _label(run, runs)) for run in runs]
     tables = [run_comparison.values(result) for result in results]
     places = [place for place in tables[0] if any(place in table for table in tables[1:])]
-    found = [run_comparison.differences(results[0], other, places, runs[0].settings.evaluate) for other in results[1:]]
-    for line in _notes(results, found, runs[0].settings.evaluate.confidence):
+    differences = [
+        run_comparison.differences(results[0], other, places, runs[0].settings.evaluate) for other in results[1:]
+    ]
+    for line in _notes(results, differences, runs[0].settings.evaluate.confidence):
         console.print(line, soft_wrap=True)
     for block in dict.fromkeys(block for block, *_ in places):
         of_block = [place for place in places if place[0] == block]
-        console.print(_table(block, of_block, results, tables, found))
+        console.print(_table(block, of_block, results, tables, differences))
 
 
 def _settings(runs: list[Run]) -> Table:
     names = [_label(run, runs) for run in runs]
-    view = Table("settings that differ", *names, box=None, pad_edge=False)
-    plain = [config_file.as_dict(run.settings) for run in runs]
-    keys = {key: old for other in plain[1:] for key, old, _ in run_record.differences(plain[0], other)}
+    table = Table("settings that differ", *names, box=None, pad_edge=False)
+    plain_settings = [config_file.as_dict(run.settings) for run in runs]
+    keys = {
+        key: old for other in plain_settings[1:] for key, old, _ in run_record.differences(plain_settings[0], other)
+    }
     for key, first in keys.items():
         others = [run_record.value_at(run.settings, key, None) for run in runs[1:]]
-        view.add_row(visible(key), short(first), *map(short, others))
+        table.add_row(visible(key), short(first), *map(short, others))
     if not keys:
-        view.add_row("(none)")
-    return view
+        table.add_row("(none)")
+    return table
 
 
 def read(run: Run, label: str) -> RunResults:
@@ -110,16 +114,16 @@ def read(run: Run, label: str) -> RunResults:
     )
 
 
-def _notes(results: list[RunResults], found: list[Differences], confidence: float) -> Iterator[str]:
+def _notes(results: list[RunResults], differences: list[Differences], confidence: float) -> Iterator[str]:
     first = results[0]
-    for other, gap in zip(results[1:], found, strict=True):
+    for other, gap in zip(results[1:], differences, strict=True):
         yield (
             f"{other.name} and {first.name}: {gap.shared} questions in common, of {len(other.questions)} and "
             f"{len(first.questions)}"
             + ("" if gap.shared else "; without any, differences have no interval: their values are of other questions")
         )
     values = "values are those of each run's own report"
-    if any(gap.intervals for gap in found):
+    if any(gap.intervals for gap in differences):
         values += (
             f"; in brackets the {confidence:.0%} interval over patients of the difference from {first.name} on the "
             "questions in common, * where it excludes 0"
@@ -132,17 +136,17 @@ def _table(
     places: list[Place],
     results: list[RunResults],
     tables: list[dict[Place, float]],
-    found: list[Differences],
+    differences: list[Differences],
 ) -> Table:
-    view = Table("measure", "model", title=visible(block), title_justify="left", box=None, pad_edge=False)
+    table = Table("measure", "model", title=visible(block), title_justify="left", box=None, pad_edge=False)
     for result in results:
-        view.add_column(result.name, justify="left")
+        table.add_column(result.name, justify="left")
     for place in sorted(places, key=lambda place: places.index(next(p for p in places if p[2] == place[2]))):
         cells = [f"{tables[0][place]:.3f}"]
-        for table, gap in zip(tables[1:], found, strict=True):
+        for table, gap in zip(tables[1:], differences, strict=True):
             cells.append(_cell(table.get(place), gap, place))
-        view.add_row(visible(place[1].replace("_", " ")), place[2], *cells)
-    return view
+        table.add_row(visible(place[1].replace("_", " ")), place[2], *cells)
+    return table
 
 
 def _cell(value: float | None, gap: Differences, place: Place) -> str:

@@ -44,7 +44,7 @@ def show(
         if warning := too_long(item):
             console.print(f"{item.step.name}: {warning}", soft_wrap=True)
         if item.step.stage.resources == "train" and item.step.model and item.missing_shards:
-            if found := estimate.training(run, item.step.model, own=item.progress):
+            if found := estimate.training(run, item.step.model, measured_progress=item.progress):
                 console.print(f"{item.step.name}: {found}", soft_wrap=True)
             if warning := estimate.idle_warning(run, item.step.model):
                 console.print(f"{item.step.name}: {warning}", soft_wrap=True)

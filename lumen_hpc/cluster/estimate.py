@@ -32,7 +32,7 @@ JUDGED_PER_GPU_HOUR = 3 * 18_993 / (8 * 0.32)
 LOAD_HOURS = {"small": 0.03, "large": 0.17}
 """Opening a model of 16 GB, and of 400 GB, from a parallel file system, by the clock."""
 
-EFFICIENT = 0.8
+MIN_EFFICIENCY = 0.8
 """Share of its GPUs' time below which a training is warned about."""
 
 
@@ -44,15 +44,15 @@ def workload(settings: Settings, model: str, counts: Counts) -> Workload | None:
     entry = compared_model(model)
     if entry.workload is None or counts.train is None:
         return entry.workload
-    train, paper, read = counts.train, question_counts.TRAIN, entry.workload
-    share, predicted = train.difference / paper.difference, "prediction" in entry.trains_on
-    others = read.samples - paper.diagnostic - paper.difference * predicted
-    ahead = settings.rewrite.predictions_per_pair * train.difference * predicted
+    train, paper, paper_workload = counts.train, question_counts.TRAIN, entry.workload
+    share, asks_predictions = train.difference / paper.difference, "prediction" in entry.trains_on
+    other_samples = paper_workload.samples - paper.diagnostic - paper.difference * asks_predictions
+    predictions = settings.rewrite.predictions_per_pair * train.difference * asks_predictions
     return replace(
-        read,
-        samples=max(1, train.diagnostic) + round(share * others) + round(ahead),
-        image_sets=max(1, train.images) + round(share * (read.image_sets - paper.images)),
-        pairs=round(share * read.pairs),
+        paper_workload,
+        samples=max(1, train.diagnostic) + round(share * other_samples) + round(predictions),
+        image_sets=max(1, train.images) + round(share * (paper_workload.image_sets - paper.images)),
+        pairs=round(share * paper_workload.pairs),
     )
 
 
@@ -75,7 +75,7 @@ def rewrite_load(settings: Settings) -> float:
     return _load_hours(settings.rewrite.engine)
 
 
-def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.TrainingPlan | None:
+def training(run: Run, model: str, *, measured_progress: Progress | None = None) -> sizing.TrainingPlan | None:
     """Memory, steps and hours of one model's training on the profile's GPUs; None for a tiny or unregistered model.
 
     Where the profile has the memory of a GPU, each `auto` counts as what the training will choose. `own`: what it has
@@ -85,16 +85,20 @@ def training(run: Run, model: str, *, own: Progress | None = None) -> sizing.Tra
     if train.base == "tiny" or model.partition(REPEAT_MARK)[0] not in MODELS:
         return None
     gpus, nodes = resources.gpus * resources.nodes or 1, resources.nodes
-    read, steps = workload(run.settings, model, question_counts.of(run)), _steps(run, model)
+    model_workload, steps = workload(run.settings, model, question_counts.of(run)), _steps(run, model)
     sizes = _sizes(run)
     if memory := run.profile.gpu_memory_gb:
-        known = steps or occupancy.stated_steps(train, read or Workload())
-        divided = replace(
-            train, sequence_parallel=occupancy.choose_group_size(known, train, gpus, sizes.heads, nodes=nodes)
+        known_steps = steps or occupancy.stated_steps(train, model_workload or Workload())
+        divided_settings = replace(
+            train, sequence_parallel=occupancy.choose_group_size(known_steps, train, gpus, sizes.heads, nodes=nodes)
         )
-        fitting = sizing.resolve(divided, gpus, memory, nodes=nodes, sizes=sizes, workload=read)
-        train = replace(fitting, sequence_parallel=train.sequence_parallel)  # the plan decides by its own GPUs
-    return sizing.plan(train, gpus, nodes=nodes, sizes=sizes, workload=read, progress=own, steps=steps)
+        fitting_settings = sizing.resolve(
+            divided_settings, gpus, memory, nodes=nodes, sizes=sizes, workload=model_workload
+        )
+        train = replace(fitting_settings, sequence_parallel=train.sequence_parallel)  # the plan decides by its own GPUs
+    return sizing.plan(
+        train, gpus, nodes=nodes, sizes=sizes, workload=model_workload, progress=measured_progress, steps=steps
+    )
 
 
 def _sizes(run: Run) -> Sizes:
@@ -113,39 +117,45 @@ def _steps(run: Run, model: str) -> occupancy.Steps | None:
 
 def idle_warning(run: Run, model: str) -> str:
     """A warning, with settings that help, where much of the GPUs' time would not compute; empty where it does."""
-    found = training(run, model)
-    if found is None or found.occupancy.efficiency >= EFFICIENT:
+    training_plan = training(run, model)
+    if training_plan is None or training_plan.occupancy.efficiency >= MIN_EFFICIENCY:
         return ""
-    train, used, read = run.settings.train, found.occupancy, workload(run.settings, model, question_counts.of(run))
+    train, usage, model_workload = (
+        run.settings.train,
+        training_plan.occupancy,
+        workload(run.settings, model, question_counts.of(run)),
+    )
     steps = _steps(run, model)
     tried = [
-        (f"{count} GPUs take {{}}", train, count, steps) for k in range(1, 8) if (count := found.gpus >> k)
+        (f"{count} GPUs take {{}}", train, count, steps) for k in range(1, 8) if (count := training_plan.gpus >> k)
     ], [
         (f"train.global_batch={batch} takes {{}}, but is another training", replace(train, global_batch=batch),
-         found.gpus, None)
+         training_plan.gpus, None)
         for k in range(1, 6) if not train.mixture and (batch := train.global_batch << k)
     ]  # fmt: skip
     nodes = run.profile.resources["train"].nodes
     divided = [
-        (f"train.sequence_parallel={n} takes {{}}", replace(train, sequence_parallel=n), found.gpus, steps)
-        for n in occupancy.GROUP_SIZES if n > used.sequence_parallel and found.gpus % (n * nodes) == 0
+        (f"train.sequence_parallel={n} takes {{}}", replace(train, sequence_parallel=n), training_plan.gpus, steps)
+        for n in occupancy.GROUP_SIZES if n > usage.sequence_parallel and training_plan.gpus % (n * nodes) == 0
     ]  # fmt: skip
     fixes = []
     for alternatives in (divided, *tried):
-        for text, changed, gpus, known in alternatives:
-            plan = sizing.plan(changed, gpus, sizes=_sizes(run), workload=read, steps=known)
-            last = alternatives is divided and text == divided[-1][0]  # it may help most, and yet not enough
-            if plan.occupancy.efficiency >= (1.1 * used.efficiency if last else EFFICIENT):
+        for text, changed_settings, gpus, alternative_steps in alternatives:
+            plan = sizing.plan(
+                changed_settings, gpus, sizes=_sizes(run), workload=model_workload, steps=alternative_steps
+            )
+            is_last = alternatives is divided and text == divided[-1][0]  # it may help most, and yet not enough
+            if plan.occupancy.efficiency >= (1.1 * usage.efficiency if is_last else MIN_EFFICIENCY):
                 fixes.append(text.format(f"{plan.hours:.1f} h and {plan.gpu_hours:.0f} GPU-hours"))
                 break
-    share = used.tokens / found.gpus
-    longest = used.longest_sample / used.sequence_parallel
-    on = f" on each of {used.sequence_parallel} that compute together" if used.sequence_parallel > 1 else ""
-    alone = f", and the longest sample alone has {longest:,.0f}{on}" if longest > share else ""
+    share = usage.tokens / training_plan.gpus
+    longest = usage.longest_sample / usage.sequence_parallel
+    per_gpu = f" on each of {usage.sequence_parallel} that compute together" if usage.sequence_parallel > 1 else ""
+    longest_note = f", and the longest sample alone has {longest:,.0f}{per_gpu}" if longest > share else ""
     return (
-        f"warning: {found.gpus} GPUs use {used.efficiency:.0%} of their {found.gpu_hours:.0f} GPU-hours: the "
-        f"{used.samples:.0f} samples of a step are {used.sequences:.0f} sequences, {share:,.0f} tokens a GPU{alone}"
-        + (f". fix: {'; '.join(fixes)}" if fixes else "")
+        f"warning: {training_plan.gpus} GPUs use {usage.efficiency:.0%} of their {training_plan.gpu_hours:.0f} "
+        f"GPU-hours: the {usage.samples:.0f} samples of a step are {usage.sequences:.0f} sequences, {share:,.0f} tokens a "
+        f"GPU{longest_note}" + (f". fix: {'; '.join(fixes)}" if fixes else "")
     )
 
 
@@ -156,14 +166,14 @@ def require_fit(run: Run, models: list[str]) -> None:
     if gpus and memory and train.base != "tiny":
         sizes, counts = _sizes(run), question_counts.expected(run.settings)
         for model in models:
-            read = workload(run.settings, model, counts)
-            sizing.check_fit(train, gpus, memory, nodes=resources.nodes, sizes=sizes, workload=read)
+            model_workload = workload(run.settings, model, counts)
+            sizing.check_fit(train, gpus, memory, nodes=resources.nodes, sizes=sizes, workload=model_workload)
 
 
 def train(run: Run, model: str) -> float:
     """By the arithmetic of lumen_hpc/training/sizing.py at the MFU measured on a GPU."""
-    found = training(run, model)
-    return found.gpu_hours if found else 0.0
+    plan = training(run, model)
+    return plan.gpu_hours if plan else 0.0
 
 
 def predict(run: Run, model: str) -> float:
@@ -173,20 +183,20 @@ def predict(run: Run, model: str) -> float:
     """
     if run.settings.train.base == "tiny":
         return 0.0
-    known = question_counts.of(run)
-    images, answers = known.test_questions + known.test_pairs, known.test_questions
+    counts = question_counts.of(run)
+    images, answers = counts.test_questions + counts.test_pairs, counts.test_questions
     for control in run.settings.predict.controls:
         if training_number(model) and control != probes.CONTROL:
             continue
-        more = _ASKED.get(control, Asked(2, 1))
-        images += more.images * (known.test_pairs + known.test_questions * more.of_every)
-        answers += more.answers * (known.test_questions if more.of_every else known.test_pairs)
+        cost = _CONTROL_COSTS.get(control, ControlCost(2, 1))
+        images += cost.images * (counts.test_pairs + counts.test_questions * cost.of_every)
+        answers += cost.answers * (counts.test_questions if cost.of_every else counts.test_pairs)
     prompts = images * Workload.image_tokens / PREFILL_TOKENS_PER_SECOND
     return (prompts + answers * 40 / OUTPUT_TOKENS_PER_SECOND) / 3600
 
 
 @dataclass(frozen=True)
-class Asked:
+class ControlCost:
     """What a control asks again."""
 
     images: int
@@ -195,10 +205,10 @@ class Asked:
     """Of every question, and its own images; else of each pair."""
 
 
-_ASKED = {
-    "no_image": Asked(0, 1, of_every=True),
-    "no_experts": Asked(1, 1, of_every=True),
-    probes.CONTROL: Asked(2, 2 * (1 + probes.MAX_LEVELS)),
+_CONTROL_COSTS = {
+    "no_image": ControlCost(0, 1, of_every=True),
+    "no_experts": ControlCost(1, 1, of_every=True),
+    probes.CONTROL: ControlCost(2, 2 * (1 + probes.MAX_LEVELS)),
 }
 """By control; any other shows each pair once. A composed pair's many questions share their two images."""
 
@@ -225,5 +235,5 @@ def judge_load(settings: Settings) -> float:
 
 
 def _load_hours(engine: EngineSettings) -> float:
-    large = engine.tensor_parallel * engine.pipeline_parallel > 1
-    return LOAD_HOURS["large" if large else "small"] * engine.in_task
+    is_large = engine.tensor_parallel * engine.pipeline_parallel > 1
+    return LOAD_HOURS["large" if is_large else "small"] * engine.in_task

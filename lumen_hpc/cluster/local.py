@@ -176,7 +176,7 @@ def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _R
     failed = len(manifest.read(folder / "failures.jsonl")) > one.failures
     if failed or one.attempt == item.resources.successors:
         kinds = triage.failure_kinds(
-            folder, item.missing_shards, newest=live.newest_submissions(run.folder).get(item.step.name)
+            folder, item.missing_shards, step_submissions=live.newest_submissions(run.folder).get(item.step.name)
         )
         raise Failed(_why(item, kinds, str(one.jobs[0].paths.stderr)))
     return _start(request, pipeline, run, item, one.code, one.attempt + 1)

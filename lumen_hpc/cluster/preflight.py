@@ -31,8 +31,10 @@ ROOM_GB = {"phantom": 5, "mimic": 300}
 def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
     """Everything that can be known before submission, in the order of the chain; of these stages alone if given."""
     runs = run.folder.parent
-    own = runs == Path(run.profile.runs).absolute()  # else given as runs=FOLDER; a text is shown as it is written
-    unset = list(ready.variables(run.profile, "" if own else str(runs)))
+    is_profile_default = (
+        runs == Path(run.profile.runs).absolute()
+    )  # else given as runs=FOLDER; a text is shown as it is written
+    unset = list(ready.unset_variables(run.profile, "" if is_profile_default else str(runs)))
     yield from unset
     if stages is None or "prepare" in stages:
         yield from ready.data(run.settings, run.profile)
@@ -40,8 +42,8 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
         yield from ready.entities(run.settings, run.profile)
     yield from data_use(run.settings, run.profile, run.folder)
     if not unset:
-        yield from others_run(run)
-        yield from _folder(run.folder, ROOM_GB[run.settings.data.source])
+        yield from foreign_run(run)
+        yield from _check_folder(run.folder, ROOM_GB[run.settings.data.source])
     yield from ready.models(run.settings, run.profile, stages)
     yield from ready.containers(run.profile)
     yield from ready.setup(run.profile)
@@ -50,7 +52,7 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
     for name in ("full",) if stages is None else sorted(stages):
         yield from processes(run.settings, run.profile, name)
     if run.profile.executor == "slurm":
-        yield from cluster(run.profile)
+        yield from check_cluster(run.profile)
     else:
         yield CheckResult("ok", "profile runs on this machine, without Slurm")
 
@@ -69,14 +71,14 @@ def data_use(settings: Settings, profile: Profile, folder: Path) -> Iterator[Che
                 yield CheckResult("bad", f"{key}: {error}", fix)
     if not restricted:
         return
-    inside = [Path(top).expanduser().resolve() for top in rules.folders]
-    for place in _restricted_places(settings, folder) if inside else ():
-        target = place.resolve()
-        if not any(target.is_relative_to(top) for top in inside):
+    allowed_folders = [Path(allowed_folder).expanduser().resolve() for allowed_folder in rules.folders]
+    for folder_path in _restricted_places(settings, folder) if allowed_folders else ():
+        target = folder_path.resolve()
+        if not any(target.is_relative_to(allowed_folder) for allowed_folder in allowed_folders):
             yield CheckResult(
                 "bad",
-                f"{place}{f' leads to {target}, which' * (target != place)} lies outside the folders where restricted "
-                "data may be",
+                f"{folder_path}{f' leads to {target}, which' * (target != folder_path)} lies outside the "
+                "folders where restricted data may be",
                 f"choose one under {', '.join(rules.folders)} (profile.data_use.folders)",
             )
 
@@ -114,7 +116,7 @@ def require_allowed(settings: Settings, profile: Profile, folder: Path) -> None:
         raise UserError(f"{result.message}; {result.fix}")
 
 
-def others_run(run: Run) -> Iterator[CheckResult]:
+def foreign_run(run: Run) -> Iterator[CheckResult]:
     """A run's folder in which another user could change what the jobs of this one run, or which one could exchange."""
     folder = run.folder
     is_shared = run.restricted or run.profile.executor == "slurm"  # else the machine may be a container of its own
@@ -127,26 +129,26 @@ def others_run(run: Run) -> Iterator[CheckResult]:
         yield CheckResult("bad", f"{folder}: {reason}; others could change what your jobs run there", fix)
 
 
-def unwritable(folder: Path) -> Iterator[CheckResult]:
+def unwritable_folder(folder: Path) -> Iterator[CheckResult]:
     """A run's folder that this user could not write, or not create."""
-    top = _existing(folder)
+    top = _existing_ancestor(folder)
     if not os.access(top, os.W_OK | os.X_OK):
         yield CheckResult(
             "bad", f"run folder {folder}: {top} is not writable for you", "choose another with runs=FOLDER"
         )
 
 
-def _existing(folder: Path) -> Path:
+def _existing_ancestor(folder: Path) -> Path:
     """The folder, or the first above it that there is."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def _folder(folder: Path, room_gb: float) -> Iterator[CheckResult]:
-    if found := list(unwritable(folder)):
-        yield from found
+def _check_folder(folder: Path, room_gb: float) -> Iterator[CheckResult]:
+    if problems := list(unwritable_folder(folder)):
+        yield from problems
         return
-    top = _existing(folder)
-    free = shutil.disk_usage(top).free / 1e9
+    ancestor = _existing_ancestor(folder)
+    free = shutil.disk_usage(ancestor).free / 1e9
     if free < room_gb:
         yield CheckResult(
             "warn",
@@ -155,13 +157,15 @@ def _folder(folder: Path, room_gb: float) -> Iterator[CheckResult]:
         )
     else:
         yield CheckResult("ok", f"run folder {folder}: writable, {free:.0f} GB free")
-    if not _locks(top):
+    if not _has_locks(ancestor):
         yield CheckResult(
-            "warn", f"{top}: file locks do nothing here", "concurrent tasks may lose manifest lines and redo shards"
+            "warn",
+            f"{ancestor}: file locks do nothing here",
+            "concurrent tasks may lose manifest lines and redo shards",
         )
 
 
-def _locks(folder: Path) -> bool:
+def _has_locks(folder: Path) -> bool:
     """True if a second holder is refused a lock that the first has."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".lumen-lock-") as first, open(first.name, "rb") as second:
         try:
@@ -174,7 +178,7 @@ def _locks(folder: Path) -> bool:
         return False
 
 
-def cluster(profile: Profile) -> Iterator[CheckResult]:
+def check_cluster(profile: Profile) -> Iterator[CheckResult]:
     """Partitions, limits, accounts and qos of the profile against the live cluster; `why_refused` asks it too."""
     try:
         partitions = slurm.partitions()
@@ -198,61 +202,61 @@ def why_refused(profile: Profile) -> str:
         slurm.partitions()
     except UserError:
         return ""
-    found = [result for result in cluster(profile) if result.level == "bad"]
-    return "; ".join(f"{result.message} (fix: {result.fix})" for result in found)
+    results = [result for result in check_cluster(profile) if result.level == "bad"]
+    return "; ".join(f"{result.message} (fix: {result.fix})" for result in results)
 
 
-REPLACED = {"partition", "time", "nodes", "mem", "cpus-per-task", "ntasks-per-node", "gpus-per-node"}
+REPLACED_OPTIONS = {"partition", "time", "nodes", "mem", "cpus-per-task", "ntasks-per-node", "gpus-per-node"}
 """Options of `additional` that replace what `profile.resources` says."""
 
 
-def unfit(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[str, CheckResult]]:
+def unfit_resources(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[str, CheckResult]]:
     """Kind by kind, what of these resources the cluster can never give; nothing where it does not answer.
 
     Slurm itself takes some of it, and lets the jobs wait for ever. Where the profile names no partition, the site may
     choose one by account, qos or features, and only Slurm can tell.
     """
-    named = [
+    kinds_with_partition = [
         kind for kind in sorted(kinds) if profile.resources[kind].partition
-        and not REPLACED & further_options(profile, profile.resources[kind]).keys()
+        and not REPLACED_OPTIONS & further_options(profile, profile.resources[kind]).keys()
     ]  # fmt: skip
-    if not named:
+    if not kinds_with_partition:
         return
     try:
         partitions = slurm.partitions()
     except UserError:
         return
-    for kind in named:
-        found = _resources(kind, profile.resources[kind], partitions)
-        yield from ((kind, result) for result in found if result.level == "bad")
+    for kind in kinds_with_partition:
+        results = _resources(kind, profile.resources[kind], partitions)
+        yield from ((kind, result) for result in results if result.level == "bad")
 
 
 def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition]) -> Iterator[CheckResult]:
     key = f"profile.resources.{kind}"
-    named = {name for name in resources.partition.split(",") if name}
-    found = [item for item in partitions if item.name in named or (not named and item.default)]
-    if not found or named - {item.name for item in found}:
+    partition_names = {name for name in resources.partition.split(",") if name}
+    matching = [item for item in partitions if item.name in partition_names or (not partition_names and item.default)]
+    if not matching or partition_names - {item.name for item in matching}:
         names = ", ".join(sorted({item.name for item in partitions}))
         yield CheckResult(
             "bad", f"{key}.partition={resources.partition or '(default)'}: not on this cluster", f"one of {names}"
         )
         return
-    nodes, gpus = sum(item.nodes for item in found), max(item.gpus for item in found)
-    name = resources.partition or found[0].name
+    nodes, gpus = sum(item.nodes for item in matching), max(item.gpus for item in matching)
+    name = resources.partition or matching[0].name
     if not nodes:  # a cloud's come when jobs ask for them
         yield CheckResult("warn", f"{key}: partition {name} shows no nodes now: what they have is not known", "sinfo")
         return
-    bad = list(_beyond(key, resources, found))
+    bad = list(_excess_requests(key, resources, matching))
     yield from bad or [CheckResult("ok", f"{kind}: partition {name}, {nodes} nodes with {gpus} GPUs")]
-    yield from _closed(key, name, found)
+    yield from _closed_partition(key, name, matching)
 
 
-def _beyond(key: str, resources: Resources, found: list[slurm.Partition]) -> Iterator[CheckResult]:
+def _excess_requests(key: str, resources: Resources, matching: list[slurm.Partition]) -> Iterator[CheckResult]:
     """What is more than the partition's nodes have, or than it allows a job, where no qos may allow more time."""
-    gpus, nodes = max(item.gpus for item in found), sum(item.nodes for item in found)
-    cpus, limit = max(item.cpus for item in found), max(item.minutes for item in found)
-    memory = max(item.memory_mb for item in found)
-    for wrong, request, fix in (
+    gpus, nodes = max(item.gpus for item in matching), sum(item.nodes for item in matching)
+    cpus, limit = max(item.cpus for item in matching), max(item.minutes for item in matching)
+    memory = max(item.memory_mb for item in matching)
+    for is_excess, request, fix in (
         (resources.gpus > gpus, f"{key}.gpus={resources.gpus}", f"its nodes have {gpus} GPUs"),
         (resources.nodes > nodes, f"{key}.nodes={resources.nodes}", f"it has {nodes} nodes"),
         (
@@ -267,25 +271,25 @@ def _beyond(key: str, resources: Resources, found: list[slurm.Partition]) -> Ite
             f"its limit is {limit} min",
         ),
     ):
-        if wrong:
-            yield CheckResult("bad", f"{request} in partition {resources.partition or found[0].name}", fix)
+        if is_excess:
+            yield CheckResult("bad", f"{request} in partition {resources.partition or matching[0].name}", fix)
 
 
-def _closed(key: str, name: str, found: list[slurm.Partition]) -> Iterator[CheckResult]:
+def _closed_partition(key: str, name: str, matching: list[slurm.Partition]) -> Iterator[CheckResult]:
     """A partition whose jobs do not start now, or that takes none."""
-    states = {item.state for item in found}
+    states = {item.state for item in matching}
     if not states & {"up"}:
-        state = {"inact": "INACTIVE"}.get(found[0].state, found[0].state.upper())
+        state = {"inact": "INACTIVE"}.get(matching[0].state, matching[0].state.upper())
         if states & {"down"}:
             yield CheckResult("warn", f"{key}: partition {name} is {state}: jobs queue and wait", "another partition")
         else:
             yield CheckResult("bad", f"{key}: partition {name} is {state}: it takes no new jobs", "another partition")
-    nodes, out = sum(item.nodes for item in found), sum(item.unavailable_nodes for item in found)
-    if nodes and out == nodes:
+    nodes, unavailable = sum(item.nodes for item in matching), sum(item.unavailable_nodes for item in matching)
+    if nodes and unavailable == nodes:
         yield CheckResult("warn", f"{key}: all {nodes} nodes of partition {name} are down, drained or reserved", "wait")
 
 
-def _accounting(profile: Profile, enforced: bool = False) -> Iterator[CheckResult]:
+def _accounting(profile: Profile, associations_enforced: bool = False) -> Iterator[CheckResult]:
     """`enforced`: the cluster runs nothing of users without an association."""
     user = user_name(os.getuid(), "")
     qos_names = {resources.qos for resources in profile.resources.values() if resources.qos}
@@ -303,13 +307,13 @@ def _accounting(profile: Profile, enforced: bool = False) -> Iterator[CheckResul
         return
     accounts = {line.split("|")[0] for line in lines.splitlines() if "|" in line}
     qos = {name for line in lines.splitlines() if "|" in line for name in line.split("|")[1].split(",")}
-    if not accounts and enforced:
+    if not accounts and associations_enforced:
         yield CheckResult(
             "bad", f"user {user} has no account on this cluster", "ask its administrators for an association"
         )
         return
-    charged = {resources.account or profile.account for resources in profile.resources.values()} - {""}
-    for name in sorted(charged - accounts):
+    account_names = {resources.account or profile.account for resources in profile.resources.values()} - {""}
+    for name in sorted(account_names - accounts):
         yield CheckResult("bad", f"account {name}: not yours", f"one of {', '.join(sorted(accounts)) or '(none)'}")
     for name in sorted(qos_names - qos):
         yield CheckResult("bad", f"qos {name}: not yours", f"one of {', '.join(sorted(qos)) or '(none)'}")

@@ -36,12 +36,12 @@ class CheckResult:
 
 def require(settings: Settings, profile: Profile, stages: Collection[str]) -> None:
     """Raises UserError for the first thing that these stages need and this machine does not see."""
-    for result in needed(settings, profile, stages):
+    for result in required(settings, profile, stages):
         if result.level == "bad":
             raise UserError(f"{result.message}; fix: {result.fix}")
 
 
-def needed(settings: Settings, profile: Profile, stages: Collection[str]) -> Iterator[CheckResult]:
+def required(settings: Settings, profile: Profile, stages: Collection[str]) -> Iterator[CheckResult]:
     """What these stages read from outside the run."""
     if "prepare" in stages:
         yield from data(settings, profile)
@@ -54,7 +54,7 @@ def needed(settings: Settings, profile: Profile, stages: Collection[str]) -> Ite
     yield from sizes(settings, stages)
 
 
-def variables(profile: Profile, runs: str = "", only: str = "") -> Iterator[CheckResult]:
+def unset_variables(profile: Profile, runs: str = "", only: str = "") -> Iterator[CheckResult]:
     """Variables of the profile's folders that are not set in this shell.
 
     `runs`: the folder of runs that counts; `only`: the key of the folders to look at, all if empty.
@@ -75,24 +75,26 @@ def variables(profile: Profile, runs: str = "", only: str = "") -> Iterator[Chec
 
 
 def require_set(profile: Profile, runs: str = "", only: str = "") -> None:
-    """Raises UserError for the first variable of the profile's folders that is not set; arguments as `variables`."""
-    for result in variables(profile, runs, only):
+    """Raises UserError for the first unset variable of the profile's folders; arguments as in `unset_variables`."""
+    for result in unset_variables(profile, runs, only):
         raise UserError(f"{result.message}; fix: {result.fix}")
 
 
 def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
     """The dataset's folders and their tables."""
-    where = settings.data
-    if where.source == "phantom":
-        yield CheckResult("ok", f"data: {where.phantom.patients} phantom patients, written by stage prepare")
+    data_settings = settings.data
+    if data_settings.source == "phantom":
+        yield CheckResult("ok", f"data: {data_settings.phantom.patients} phantom patients, written by stage prepare")
         return
-    required: list[tuple[str, str, tuple[str, ...]]] = [
-        ("data.mimic_cxr", where.mimic_cxr, MIMIC_CXR),
-        ("data.diff_vqa", where.diff_vqa, DIFF_VQA),
+    datasets: list[tuple[str, str, tuple[str, ...]]] = [
+        ("data.mimic_cxr", data_settings.mimic_cxr, MIMIC_CXR),
+        ("data.diff_vqa", data_settings.diff_vqa, DIFF_VQA),
     ]
-    if where.mimic_iv:
-        required.append(("data.mimic_iv", where.mimic_iv, tuple(table for table in TABLES if table not in OPTIONAL)))
-    for key, name, tables in required:
+    if data_settings.mimic_iv:
+        datasets.append(
+            ("data.mimic_iv", data_settings.mimic_iv, tuple(table for table in TABLES if table not in OPTIONAL))
+        )
+    for key, name, tables in datasets:
         folder = Path(name).expanduser()
         if name and on_nodes_only(folder, profile):
             yield CheckResult("ok", f"{key}={folder}: on the nodes (profile.node_paths)")
@@ -106,20 +108,20 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
             continue
         try:
             missing = [f"{table}.csv*" for table in tables if not find(folder, table)]
-        except UserError as several:
-            message, _, fix = str(several).rpartition("; ")
+        except UserError as error:
+            message, _, fix = str(error).rpartition("; ")
             yield CheckResult("bad", message, fix)
             continue
-        if tables == MIMIC_CXR and where.prefer == "jpg" and not (folder / "files").is_dir():
+        if tables == MIMIC_CXR and data_settings.prefer == "jpg" and not (folder / "files").is_dir():
             missing.append("files")
         if missing:
-            fix = nested_folder(key, folder, tables[0]) or _another(key, folder, required)
+            fix = nested_folder(key, folder, tables[0]) or _suggest_dataset(key, folder, datasets)
             yield CheckResult("bad", f"{key}={folder} lacks {', '.join(missing)}", fix)
         else:
             yield CheckResult("ok", f"{key}={folder}")
 
 
-def _another(key: str, folder: Path, datasets: Sequence[tuple[str, str, tuple[str, ...]]]) -> str:
+def _suggest_dataset(key: str, folder: Path, datasets: Sequence[tuple[str, str, tuple[str, ...]]]) -> str:
     """What would do for a folder without this dataset's tables: it may be another dataset's."""
     for other, _, tables in datasets:
         if other != key and all(find(folder, table) for table in tables):
@@ -130,11 +132,11 @@ def _another(key: str, folder: Path, datasets: Sequence[tuple[str, str, tuple[st
 def entities(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
     """The dataset's list of findings, where the findings line or timelines need it: instruct comes after GPU stages."""
     path = Path(settings.data.diff_vqa).expanduser() / ENTITIES
-    reads = [key for key in ("findings_first", "timelines") if getattr(settings.instruct, key)]
-    if settings.data.source != "mimic" or not reads or on_nodes_only(path, profile):
+    readers = [key for key in ("findings_first", "timelines") if getattr(settings.instruct, key)]
+    if settings.data.source != "mimic" or not readers or on_nodes_only(path, profile):
         return
     if path.parent.is_dir() and not path.is_file():
-        keys = ", ".join(f"instruct.{key}=false" for key in reads)
+        keys = ", ".join(f"instruct.{key}=false" for key in readers)
         yield CheckResult("bad", f"data.diff_vqa={path.parent} lacks {path.name}", f"download it, or set {keys}")
 
 
@@ -147,8 +149,8 @@ def models(settings: Settings, profile: Profile, stages: Collection[str] | None 
     if settings.train.base != "tiny" and loads("train", "predict"):
         yield _weights("train.base", settings.train.base, profile)
     folder = locate_experts(settings.experts.weights, profile.cache)
-    looked_at = settings.experts.model == "xrv" and loads("experts") and not on_nodes_only(folder, profile)
-    if looked_at and (not folder.is_dir() or not any(folder.iterdir())):
+    is_checked = settings.experts.model == "xrv" and loads("experts") and not on_nodes_only(folder, profile)
+    if is_checked and (not folder.is_dir() or not any(folder.iterdir())):
         fix = "python launch.py stage=fetch, on a node with internet"
         yield CheckResult("bad", f"experts.weights: no weights in {folder}", fix)
     for key, engine in settings.engines().items():
@@ -161,8 +163,8 @@ def models(settings: Settings, profile: Profile, stages: Collection[str] | None 
 def _weights(key: str, name: str, profile: Profile) -> CheckResult:
     if not name:
         return CheckResult("bad", f"{key} is empty", f"{key}=FOLDER, or a name that stage=fetch stages")
-    folders = [locate(one, profile.cache) for one in dict.fromkeys((name, original(name)))]
-    for folder in folders:
+    candidates = [locate(one, profile.cache) for one in dict.fromkeys((name, original(name)))]
+    for folder in candidates:
         if on_nodes_only(folder, profile):
             return CheckResult("ok", f"{key}: {folder}, on the nodes (profile.node_paths)")
         if (folder / "config.json").is_file():
@@ -170,7 +172,7 @@ def _weights(key: str, name: str, profile: Profile) -> CheckResult:
     if Path(name).expanduser().is_dir():
         return CheckResult("bad", f"{key}={name}: no checkpoint: it has no config.json", "give a checkpoint's folder")
     return CheckResult(
-        "bad", f"{key}={name}: neither a folder nor staged as {folders[-1]}", "python launch.py stage=fetch says how"
+        "bad", f"{key}={name}: neither a folder nor staged as {candidates[-1]}", "python launch.py stage=fetch says how"
     )
 
 
@@ -201,12 +203,12 @@ def setup(profile: Profile) -> Iterator[CheckResult]:
             problem = "ends with a backslash"
         else:
             try:
-                done = subprocess.run(
+                result = subprocess.run(
                     ["bash", "-n"], input=f"{line}\n", capture_output=True, text=True, errors="replace"
                 )
             except FileNotFoundError:  # no bash here, but on the nodes
                 return
-            problem = re.sub(r"bash: line \d+: ", "", done.stderr.strip().partition("\n")[0])
+            problem = re.sub(r"bash: line \d+: ", "", result.stderr.strip().partition("\n")[0])
         if problem:
             yield CheckResult("bad", f"profile.setup: {line!r}: {problem}", "one whole command an entry")
 
@@ -223,19 +225,21 @@ def sizes(settings: Settings, stages: Collection[str] | None = None) -> Iterator
             fix = f"{stage}.shards={rows} or less" if rows else "more patients, or a larger test split"
             yield CheckResult("bad", f"{stage}.shards={shards}: there are about {rows} {name}", fix)
     train = settings.train
-    known = train.base.rsplit("/", 1)[-1].startswith("NVILA-8B")  # another model's images may take fewer tokens
-    if (stages is None or "train" in stages) and known and train.on_bad == "stop":
-        most = settings.instruct.max_images
-        needed = 3 if settings.instruct.timelines else 2  # the others are left out of records that are too long
+    is_known_base = train.base.rsplit("/", 1)[-1].startswith("NVILA-8B")  # another model's images may take fewer tokens
+    if (stages is None or "train" in stages) and is_known_base and train.on_bad == "stop":
+        max_images = settings.instruct.max_images
+        required_images = (
+            3 if settings.instruct.timelines else 2
+        )  # the others are left out of records that are too long
         for level, images, end in (
-            ("bad", min(most, needed), ""),
-            ("warn", most, ": records that are longer lose their oldest images"),
+            ("bad", min(max_images, required_images), ""),
+            ("warn", max_images, ": records that are longer lose their oldest images"),
         ):
             tokens = images * Workload.image_tokens
             if tokens + TEXT_TOKENS > train.max_tokens:
                 yield CheckResult(
                     level,
-                    f"instruct.max_images={most}: up to {tokens} tokens of {images} images a record, "
+                    f"instruct.max_images={max_images}: up to {tokens} tokens of {images} images a record, "
                     f"train.max_tokens={train.max_tokens}{end}",
                     f"train.max_tokens={tokens + TEXT_TOKENS} or more, fewer images, or train.on_bad=skip",
                 )

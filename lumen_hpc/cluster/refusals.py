@@ -48,8 +48,8 @@ def _require_server(request: Request, steps: Sequence[Step]) -> None:
     """Raises UserError for a server's settings, or an export's, on a command that is about neither."""
     names = {key: name for name, key in SHORTHANDS.items()}
     for key in request.setting_keys:
-        read = any(key == name or key.startswith(f"{name}.") for step in steps for name in step.stage.settings)
-        if not key.startswith("serve.") or read:
+        is_read = any(key == name or key.startswith(f"{name}.") for step in steps for name in step.stage.settings)
+        if not key.startswith("serve.") or is_read:
             continue
         stage, hint = request.stage or "full", ""
         if key == "serve.model" and stage in ("train", "predict", "judge"):
@@ -80,10 +80,10 @@ def _require_gated(request: Request, steps: Sequence[Step]) -> None:
     evaluate, models = request.settings.evaluate, request.settings.predict.models
     if not any(step.stage.name == "evaluate" for step in steps):
         return
-    if evaluate.gates and (absent := [name for name in ("ft", "lumen") if name not in models]):
+    if evaluate.gates and (absent_models := [name for name in ("ft", "lumen") if name not in models]):
         raise UserError(
             f"predict.models=[{','.join(models)}]: evaluate.gates=true compares lumen with ft; add "
-            f"{' and '.join(absent)}, or evaluate.gates=false"
+            f"{' and '.join(absent_models)}, or evaluate.gates=false"
         )
     if evaluate.outcome_gates and not (
         "icu_48h" in request.settings.instruct.outcomes and models_trained_on("outcome", models)
@@ -98,7 +98,7 @@ def _require_kinds(request: Request, steps: Sequence[Step]) -> None:
     """Raises UserError for a mixture by which a training would stop, late as it comes, or learn nothing."""
     settings, mixture = request.settings, request.settings.train.mixture
     pairs = settings.prepare.difference_fraction > 0
-    asked = {
+    taught_kinds = {
         "difference": pairs,
         "prediction": pairs and settings.rewrite.predictions_per_pair > 0,
         "outcome": bool(settings.instruct.outcomes),
@@ -107,16 +107,16 @@ def _require_kinds(request: Request, steps: Sequence[Step]) -> None:
     for step in steps if mixture else ():
         if step.stage.name != "train":
             continue
-        learned = [kind for kind in compared_model(step.model).trains_on if asked.get(kind, True)]
-        if unnamed := [kind for kind in learned if kind not in mixture]:
+        learned_kinds = [kind for kind in compared_model(step.model).trains_on if taught_kinds.get(kind, True)]
+        if missing_kinds := [kind for kind in learned_kinds if kind not in mixture]:
             raise UserError(
-                f"train.mixture={mixture} has no number for the {unnamed[0]} questions that {step.model} learns; "
-                f"add train.mixture.{unnamed[0]}=N (0: none of them is learned)"
+                f"train.mixture={mixture} has no number for the {missing_kinds[0]} questions that {step.model} learns; "
+                f"add train.mixture.{missing_kinds[0]}=N (0: none of them is learned)"
             )
-        if not any(mixture[kind] for kind in learned):
+        if not any(mixture[kind] for kind in learned_kinds):
             raise UserError(
-                f"train.mixture={mixture} leaves {step.model} nothing to learn; give {', '.join(learned)} a number "
-                f"above 0, or leave {step.model} out of predict.models"
+                f"train.mixture={mixture} leaves {step.model} nothing to learn; give {', '.join(learned_kinds)} a "
+                f"number above 0, or leave {step.model} out of predict.models"
             )
         if not settings.train.steps:
             raise UserError("train.steps=0: a mixture has no end of its own; give train.steps=N, or train.mixture={}")
@@ -124,20 +124,20 @@ def _require_kinds(request: Request, steps: Sequence[Step]) -> None:
 
 def _require_begun(request: Request, steps: Sequence[Step]) -> None:
     """Raises UserError for a stage that reads others, of a run that does not exist: a name with a typo."""
-    chosen = {step.name for step in steps}
+    selected_names = {step.name for step in steps}
     if not request.folder.exists():
         for step in steps:
-            if first := next((name for name in step.after if name not in chosen), ""):
+            if missing_input := next((name for name in step.after if name not in selected_names), ""):
                 raise UserError(
-                    f"run={request.run}: there is no such run in {request.folder.parent}{no_profile(request)}, and "
-                    f"stage {step.name} reads its {first}; {run_record.runs_hint(request.folder)}"
+                    f"run={request.run}: there is no such run in {request.folder.parent}{profile_hint(request)}, and "
+                    f"stage {step.name} reads its {missing_input}; {run_record.runs_hint(request.folder)}"
                 )
 
 
-def no_profile(request: Request) -> str:
+def profile_hint(request: Request) -> str:
     """Words for a message about a missing run, where a forgotten profile may be why."""
-    settled = request.profile_named or request.runs
-    return "" if settled or not slurm.installed() else " (no profile is named: LUMEN_PROFILE)"
+    is_settled = request.profile_named or request.runs
+    return "" if is_settled or not slurm.installed() else " (no profile is named: LUMEN_PROFILE)"
 
 
 def of_settings(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:
@@ -156,12 +156,12 @@ def _require_fit(request: Request, steps: Sequence[Step]) -> None:
 
 def require_ready(request: Request, plans: Sequence[StepPlan]) -> None:
     """Raises UserError for the first thing that these plans' stages read from outside and this machine lacks."""
-    for result in _moved(request, plans):
+    for result in _check_moved_run(request, plans):
         raise UserError(f"{result.message}; fix: {result.fix}")
     ready.require(request.settings, request.profile, {item.step.stage.name for item in plans if item.packs})
 
 
-def _moved(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:
+def _check_moved_run(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:
     """A run of phantoms that lies elsewhere than when its records were written: they name its images where it was."""
     path = request.folder / "prepare" / "studies.jsonl"
     if request.settings.data.source != "phantom" or not path.is_file():
@@ -172,19 +172,20 @@ def _moved(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]
         image = next((str(json.loads(line)["image"]) for line in files.lines(path)), "")
     except (ValueError, KeyError, TypeError):  # whoever reads the file says what is wrong with it
         return
-    before = image.partition("/prepare/phantom/")[0]
-    if before != str(request.folder) and not Path(image).is_file():
+    former_folder = image.partition("/prepare/phantom/")[0]
+    if former_folder != str(request.folder) and not Path(image).is_file():
         yield CheckResult(
             "bad",
-            f"run {request.run} was at {before} when its records were written, and they name its images there",
-            f"move it back, or leave a link there: ln -s {shlex.quote(str(request.folder))} {shlex.quote(before)}",
+            f"run {request.run} was at {former_folder} when its records were written, and they name its images there",
+            "move it back, or leave a link there: "
+            f"ln -s {shlex.quote(str(request.folder))} {shlex.quote(former_folder)}",
         )
 
 
 def require_fitting_cluster(request: Request, plans: Sequence[StepPlan]) -> None:
     """Raises UserError where the cluster can never give what the plans' jobs ask of it."""
     steps = {item.step.stage.resources: item.step.name for item in plans[::-1] if item.packs}
-    for kind, result in preflight.unfit(request.profile, steps):
+    for kind, result in preflight.unfit_resources(request.profile, steps):
         raise UserError(f"step {steps[kind]} can never run on this cluster: {result.message}; fix: {result.fix}")
 
 
@@ -208,15 +209,18 @@ def _budget(request: Request, plans: Sequence[StepPlan], runs: int = 1) -> Itera
 def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
     """What would stop the submission of these plans."""
     stages = {item.step.stage.name for item in plans if item.packs}
-    found = [
-        *ready.variables(request.profile, request.runs),
-        *preflight.others_run(Run(request.folder, request.settings, request.profile)),
-        *preflight.unwritable(request.folder),
-        *_moved(request, plans),
-        *ready.needed(request.settings, request.profile, stages),
+    results = [
+        *ready.unset_variables(request.profile, request.runs),
+        *preflight.foreign_run(Run(request.folder, request.settings, request.profile)),
+        *preflight.unwritable_folder(request.folder),
+        *_check_moved_run(request, plans),
+        *ready.required(request.settings, request.profile, stages),
         *preflight.data_use(request.settings, request.profile, request.folder),
     ]
     if request.profile.executor == "slurm":
         kinds = {item.step.stage.resources for item in plans if item.packs}
-        found += [*_budget(request, plans), *(result for _, result in preflight.unfit(request.profile, kinds))]
-    return [result for result in dict.fromkeys(found) if result.level == "bad"]
+        results += [
+            *_budget(request, plans),
+            *(result for _, result in preflight.unfit_resources(request.profile, kinds)),
+        ]
+    return [result for result in dict.fromkeys(results) if result.level == "bad"]

@@ -32,12 +32,12 @@ def weights_folder(run: Run, model: str, weights: str = "") -> Path:
 
 def _trained(run: Run, model: str) -> Path:
     try:
-        known = compared_model(model)
+        entry = compared_model(model)
     except KeyError:
         raise UserError(f"model={model}: the models are {', '.join(MODELS)}") from None
     folder = run.weights(model)
-    if known.trained and not folder.is_dir():
-        if known.name not in run.settings.predict.models:
+    if entry.trained and not folder.is_dir():
+        if entry.name not in run.settings.predict.models:
             raise UserError(f"model={model}: run {run.folder.name} has {', '.join(run.settings.predict.models)} alone")
         raise UserError(
             f"run {run.folder.name} has no trained {model} yet ({folder} is not there): "
@@ -58,7 +58,7 @@ def _checkpoint(run: Run, weights: str) -> Path:
     return folder
 
 
-def longest(folder: Path) -> int:
+def max_tokens(folder: Path) -> int:
     """Most tokens that a checkpoint's language model reads, in either layout; 0 where its config.json does not say.
 
     Read without torch, which a login node may not have; a config.json that is broken is its loader's to report.
@@ -96,14 +96,16 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
     return TrainedModel(opened, experts=experts, max_new_tokens=settings.predict.max_new_tokens)
 
 
-COMPARES = re.compile(r"\b(changed|compared|comparison|different|worse|better|improved|previous|prior|earlier)\b", re.I)
+COMPARISON_WORDS = re.compile(
+    r"\b(changed|compared|comparison|different|worse|better|improved|previous|prior|earlier)\b", re.I
+)
 """Words of a question about two images, unless it asks what will be."""
 
 
-def _doubts(question: Question) -> Iterator[str]:
+def _warnings(question: Question) -> Iterator[str]:
     """What whoever asks may not have meant; the question is answered all the same."""
     will = "will" in question.text.casefold().split()
-    if len(question.files) == 1 and COMPARES.search(question.text) and not will:
+    if len(question.files) == 1 and COMPARISON_WORDS.search(question.text) and not will:
         yield "the question seems to compare, and one image is given; reference=FILE is the earlier one"
     if len(question.files) == 2 and will:
         yield "the question asks what will be, which is learned from one image: give the earlier one alone, image="
@@ -133,7 +135,7 @@ def ask(request: Request, run: Run) -> int:
 
     raise_interrupts()
     question = read_question(request.question, files, days)
-    for doubt in _doubts(question):
+    for doubt in _warnings(question):
         print(f"lumen: {doubt}", file=sys.stderr)
     print(f"loading {weights or name} …", file=sys.stderr, flush=True)
     model = open_model(run, name, weights)

@@ -21,17 +21,19 @@ job="${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_}}${{SLURM_ARRAY_TASK_ID:-$S
 [ ! -e {logs}/"$job".requeue ] || {{ rm {logs}/"$job".requeue; scontrol requeue "$job"; }}
 exit "$code"
 """
-UNFIT_PATH = re.compile(r"[%\\:\x00-\x1f\x7f]")
+UNFIT_CHARACTERS = re.compile(r"[%\\:\x00-\x1f\x7f]")
 """What a run's path may not hold: patterns of Slurm's log names, its escape, what parts PYTHONPATH, control codes."""
-NO_EMPTY_ENTRY = "while [[ $PYTHONPATH: == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:} PYTHONPATH=${PYTHONPATH%:}; done"
+EMPTY_ENTRY_REMOVAL = (
+    "while [[ $PYTHONPATH: == *::* ]]; do PYTHONPATH=${PYTHONPATH//::/:} PYTHONPATH=${PYTHONPATH%:}; done"
+)
 """A module's `PYTHONPATH=$PYTHONPATH:/x` leaves one: Python takes it for the working directory, before its library."""
-REQUIRE = """\
+SETUP_GUARD = """\
 lumen_require() { [ "$1" -eq 0 ] || { echo "lumen: a line of the setup failed (exit $1): $lumen_line"; exit 1; }; }
 trap 'lumen_code=$?; [ "${#BASH_SOURCE[@]}" -gt 1 ] || lumen_require "$lumen_code"' ERR"""
 """Ends a job at the first command of a setup line that fails, and at a line that does; not within what it sources."""
-REQUIRED_ALL = "trap - ERR; set +eu"
+END_OF_SETUP = "trap - ERR; set +eu"
 """After the setup, whose lines may have set options of the shell."""
-LOAD = """\
+MODULE_LOADER = """\
 type module >/dev/null 2>&1 || for file in "${MODULESHOME:-/none}/init/bash" "${LMOD_PKG:-/none}/init/bash" \\
     /etc/profile.d/{lmod,z00_lmod,z01_lmod,modules}.sh; do [ ! -r "$file" ] || { . "$file" || :; break; }; done
 lumen_load() {
@@ -80,9 +82,11 @@ def text(
     if len(packs) > 1:
         flags["array"] = f"0-{len(packs) - 1}%{min(len(packs), profile.throttle or len(packs))}"
         name = "%A_%a"
-    flags = _further(profile, resources, flags | _site(profile, resources, job_name(folders.run, step), dependency))
-    of_site = flags.get("exclude")
-    flags["exclude"] = ",".join([*([of_site] if isinstance(of_site, str) else []), *exclude])
+    flags = _with_additional_options(
+        profile, resources, flags | _common_options(profile, resources, job_name(folders.run, step), dependency)
+    )
+    site_exclusion = flags.get("exclude")
+    flags["exclude"] = ",".join([*([site_exclusion] if isinstance(site_exclusion, str) else []), *exclude])
     command = ["lumen_hpc.cluster.task", str(folders.run), folders.submission, step.name, str(packs[0])]
     logs = folders.logs(step)
     script = _script(profile, resources, flags, _preamble(profile, resources, folders), command, logs / name)
@@ -91,9 +95,9 @@ def text(
 
 def require_path(run: Path) -> None:
     """Raises UserError for a run's folder that a script cannot name: its jobs would die without a log."""
-    if found := UNFIT_PATH.search(str(run)):
+    if match := UNFIT_CHARACTERS.search(str(run)):
         raise UserError(
-            f"{str(run)!r}: {found[0]!r} in the path of a run is read by Slurm or Python as something else; "
+            f"{str(run)!r}: {match[0]!r} in the path of a run is read by Slurm or Python as something else; "
             "choose another with runs=FOLDER"
         )
 
@@ -109,7 +113,9 @@ def gate_text(profile: Profile, step: Step, folders: JobFolders, dependency: str
     resources = replace(
         cpu, nodes=1, tasks_per_node=1, cpus=1, mem_gb=min(cpu.mem_gb, 1), time_min=min(cpu.time_min, GATE_MINUTES)
     )
-    flags = _further(profile, resources, _site(profile, resources, f"{job_name(folders.run, step)}.gate", dependency))
+    flags = _with_additional_options(
+        profile, resources, _common_options(profile, resources, f"{job_name(folders.run, step)}.gate", dependency)
+    )
     flags |= {"requeue": True, "no-requeue": False, "signal": ""}
     run = folders.run
     command = ["lumen_hpc.cluster.gate", str(run), str(run / "submissions" / folders.submission)]
@@ -117,7 +123,7 @@ def gate_text(profile: Profile, step: Step, folders: JobFolders, dependency: str
     return _script(profile, resources, flags, preamble, command, folders.logs(step) / "%j")
 
 
-def _site(profile: Profile, resources: Resources, name: str, dependency: str) -> dict[str, Any]:
+def _common_options(profile: Profile, resources: Resources, name: str, dependency: str) -> dict[str, Any]:
     """What every job asks for."""
     return {
         "job-name": name,
@@ -138,7 +144,7 @@ def _site(profile: Profile, resources: Resources, name: str, dependency: str) ->
     }
 
 
-def _further(profile: Profile, resources: Resources, flags: dict[str, Any]) -> dict[str, Any]:
+def _with_additional_options(profile: Profile, resources: Resources, flags: dict[str, Any]) -> dict[str, Any]:
     """Lays what `additional` says over the flags; what is about GPUs, in jobs that have some."""
     # As in `overcommit: true`.
     without_value = dict.fromkeys(("", "true", "yes", "on"), True) | dict.fromkeys(("false", "no", "off"), False)
@@ -154,17 +160,17 @@ def _further(profile: Profile, resources: Resources, flags: dict[str, Any]) -> d
     return flags
 
 
-def request(profile: Profile, step: Step) -> str:
+def requested_resources(profile: Profile, step: Step) -> str:
     """What a step requests of the site by name, with its key: for messages about a refusal."""
     kind = step.stage.resources
     resources = profile.resources[kind]
-    named = {
+    requested_names = {
         f"profile.resources.{kind}.partition": resources.partition,
         f"profile.resources.{kind}.qos": resources.qos,
         f"profile.resources.{kind}.constraint": resources.constraint,
         "profile.account": resources.account or profile.account,
     }
-    return ", ".join(f"{key}={value}" for key, value in named.items() if value) or f"profile {profile.name}"
+    return ", ".join(f"{key}={value}" for key, value in requested_names.items() if value) or f"profile {profile.name}"
 
 
 def needs_srun(profile: Profile, resources: Resources) -> bool:
@@ -174,8 +180,8 @@ def needs_srun(profile: Profile, resources: Resources) -> bool:
     does not fail with its step while slurmctld restarts ("Invalid generic resource", seen on 22.05). In a container
     that is to be requeued the script stays, because scontrol is outside.
     """
-    several = resources.nodes * resources.tasks_per_node > 1
-    return several or profile.container.kind == "pyxis" or _requeued_outside(profile)
+    several_processes = resources.nodes * resources.tasks_per_node > 1
+    return several_processes or profile.container.kind == "pyxis" or _requeued_outside(profile)
 
 
 def _requeued_outside(profile: Profile) -> bool:
@@ -187,12 +193,12 @@ def python(profile: Profile, resources: Resources) -> str:
     """The command that starts Python in a job of these resources, inside the container if there is one."""
     container = profile.container
     if container.kind in ("apptainer", "singularity"):
-        options = [_on_node(option) for option in container.options]
-        options += [f"--bind {_on_node(mount)}" for mount in container.mounts]
-        start = " ".join([container.kind, "exec", *options, _on_node(container.image), "python"])
+        options = [_quote_for_node(option) for option in container.options]
+        options += [f"--bind {_quote_for_node(mount)}" for mount in container.mounts]
+        command = " ".join([container.kind, "exec", *options, _quote_for_node(container.image), "python"])
     else:
-        start = "python" if container.kind == "pyxis" else shlex.quote(sys.executable)
-    return start if needs_srun(profile, resources) else f"exec {start}"
+        command = "python" if container.kind == "pyxis" else shlex.quote(sys.executable)
+    return command if needs_srun(profile, resources) else f"exec {command}"
 
 
 def _script(
@@ -218,29 +224,29 @@ def _preamble(profile: Profile, resources: Resources, folders: JobFolders) -> li
     if profile.container.kind != "none":  # whose packages those in the user's home would shadow
         lines.append("export PYTHONNOUSERSITE=1")
     if profile.modules or profile.setup:
-        lines.append(REQUIRE)
+        lines.append(SETUP_GUARD)
     if profile.modules:
-        lines.append(LOAD)
+        lines.append(MODULE_LOADER)
     for name in profile.modules:
-        lines += _required(f"lumen_load {shlex.quote(name)}", f"profile.modules: module load {name}")
+        lines += _guarded_lines(f"lumen_load {shlex.quote(name)}", f"profile.modules: module load {name}")
     variables = {"OMP_NUM_THREADS": str(resources.cpus), **profile.environment, "LUMEN_SUBMISSION": folders.submission}
-    lines += [f"export {key}={_on_node(value)}" for key, value in variables.items()]
+    lines += [f"export {key}={_quote_for_node(value)}" for key, value in variables.items()]
     if profile.scratch:
         lines.append(f"export LUMEN_SCRATCH={profile.scratch}")
     for line in profile.setup:
-        lines += _required(line, f"profile.setup: {'; '.join(line.splitlines())}")
+        lines += _guarded_lines(line, f"profile.setup: {'; '.join(line.splitlines())}")
     if profile.modules or profile.setup:
-        lines.append(REQUIRED_ALL)
+        lines.append(END_OF_SETUP)
     # Last, so that nothing comes before the submitted code; without PYTHONSAFEPATH the working directory would.
     lines.append(f"export PYTHONPATH={shlex.quote(str(folders.code))}${{PYTHONPATH:+:$PYTHONPATH}}")
-    return [*lines, NO_EMPTY_ENTRY] if profile.modules or profile.setup else lines
+    return [*lines, EMPTY_ENTRY_REMOVAL] if profile.modules or profile.setup else lines
 
 
-def _required(line: str, name: str) -> list[str]:
+def _guarded_lines(line: str, name: str) -> list[str]:
     return [f"lumen_line={shlex.quote(name)}", line, "lumen_require $?"]
 
 
-def _on_node(text: str) -> str:
+def _quote_for_node(text: str) -> str:
     """A text of the profile as a word of the script, in which the node's shell reads variables and nothing else."""
     if not re.search(r"\$\{?[A-Za-z_]", text):
         return shlex.quote(text)
@@ -251,7 +257,7 @@ def _srun(profile: Profile, resources: Resources, log: str) -> str:
     # Since Slurm 22.05 srun no longer takes --cpus-per-task over from sbatch: left out, each process gets one core.
     words = ["srun", "--unbuffered", "--output", log, f"--cpus-per-task={resources.cpus}", "--kill-on-bad-exit=1"]
     if profile.container.kind == "pyxis":
-        passed = [
+        container_variables = [
             "PYTHONPATH",
             "PYTHONSAFEPATH",
             "PYTHONUTF8",
@@ -259,11 +265,11 @@ def _srun(profile: Profile, resources: Resources, log: str) -> str:
             "OMP_NUM_THREADS",
             "LUMEN_SUBMISSION",
         ]
-        passed += [name for name in profile.environment if name not in passed]
-        passed += ["LUMEN_SCRATCH"] if profile.scratch else []
-        words.append(f"--container-env={','.join(passed)}")  # else the image's own values win
-        entered = f" --container-image={_on_node(profile.container.image)}"
+        container_variables += [name for name in profile.environment if name not in container_variables]
+        container_variables += ["LUMEN_SCRATCH"] if profile.scratch else []
+        words.append(f"--container-env={','.join(container_variables)}")  # else the image's own values win
+        container_options = f" --container-image={_quote_for_node(profile.container.image)}"
         if profile.container.mounts:
-            entered += f" --container-mounts={_on_node(','.join(profile.container.mounts))}"
-        return shlex.join(words) + entered
+            container_options += f" --container-mounts={_quote_for_node(','.join(profile.container.mounts))}"
+        return shlex.join(words) + container_options
     return shlex.join(words)

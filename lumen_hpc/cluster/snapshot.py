@@ -37,10 +37,10 @@ def files() -> list[str]:
     Hidden files, other files than code (data, keys) and symbolic links are left out: a link's target would be copied
     into the run's folder, whatever it is. Untracked code is left out too, and named on stderr.
     """
-    tracked, untracked = _listed_by_git()
-    if names := [name for name in untracked if _is_code(name)]:
-        _report_untracked(", ".join(names))
-    return sorted(name for name in (tracked or _below(ROOTS)) if _is_code(name))
+    tracked, untracked = _git_files()
+    if untracked_code := [name for name in untracked if _is_code(name)]:
+        _report_untracked(", ".join(untracked_code))
+    return sorted(name for name in (tracked or _files_below(ROOTS)) if _is_code(name))
 
 
 @functools.cache
@@ -48,16 +48,18 @@ def _report_untracked(names: str) -> None:
     print(f"lumen: not tracked by git, so left out of what jobs run: {names}; git add what they need", file=sys.stderr)
 
 
-def _listed_by_git() -> tuple[list[str], list[str]]:
+def _git_files() -> tuple[list[str], list[str]]:
     """Tracked and untracked files; none where the checkout is no work tree, or git does not answer for this user."""
     if not (SOURCE / ".git").exists():
         return [], []
-    listed = _git("ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard", "--", *ROOTS).split("\0")
-    marked = dict.fromkeys(line for line in listed if line)  # a file in conflict is listed three times
-    return [line[2:] for line in marked if line[0] != "?"], [line[2:] for line in marked if line[0] == "?"]
+    entries = _git("ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard", "--", *ROOTS).split("\0")
+    unique_entries = dict.fromkeys(line for line in entries if line)  # a file in conflict is listed three times
+    return [line[2:] for line in unique_entries if line[0] != "?"], [
+        line[2:] for line in unique_entries if line[0] == "?"
+    ]
 
 
-def _below(roots: Iterable[str]) -> Iterator[str]:
+def _files_below(roots: Iterable[str]) -> Iterator[str]:
     """Files below the roots, in no order; neither links nor hidden folders are entered."""
     for top in roots:
         if (SOURCE / top).is_file():
@@ -65,7 +67,7 @@ def _below(roots: Iterable[str]) -> Iterator[str]:
             continue
         for entry in os.scandir(SOURCE / top):
             if entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                yield from _below([f"{top}/{entry.name}"])
+                yield from _files_below([f"{top}/{entry.name}"])
             elif entry.is_file(follow_symlinks=False):
                 yield f"{top}/{entry.name}"
 
@@ -89,11 +91,11 @@ def take(run: Path) -> Path:
     that was edited would run under the hash of another. Its bytecode goes: a disk that filled while a job compiled may
     have cut some off, which Python 3.11 keeps, and each later job would die of it.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     contents = {name: (SOURCE / name).read_bytes() for name in files()}
     for name, content in contents.items():
-        whole.update(f"{name}\n".encode() + hashlib.sha256(content).digest())
-    folder = run / "code" / whole.hexdigest()[:16]
+        digest.update(f"{name}\n".encode() + hashlib.sha256(content).digest())
+    folder = run / "code" / digest.hexdigest()[:16]
     if folder.is_dir():
         for name, content in contents.items():
             path = folder / name
@@ -101,8 +103,8 @@ def take(run: Path) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with atomic(path) as stream:  # jobs may be reading it
                     stream.write(content)
-        for left in list(folder.rglob("__pycache__")):
-            shutil.rmtree(left, ignore_errors=True)  # a job may be writing it
+        for cache_folder in list(folder.rglob("__pycache__")):
+            shutil.rmtree(cache_folder, ignore_errors=True)  # a job may be writing it
         return folder
     partial = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     try:
@@ -123,10 +125,10 @@ def require_submitted(run: Path, code: str) -> None:
     expected = (run / "code" / code).resolve()
     for name in ("lumen_hpc", "jobs"):
         module = sys.modules[name]
-        here = Path(str(module.__file__)).resolve().parents[1]
-        if here != expected:
+        folder = Path(str(module.__file__)).resolve().parents[1]
+        if folder != expected:
             raise UserError(
-                f"this task imports {name} from {here}, not from {expected}, the code it was submitted with; "
+                f"this task imports {name} from {folder}, not from {expected}, the code it was submitted with; "
                 "profile.setup, a module or the container changes PYTHONPATH or PYTHONSAFEPATH"
             )
 
@@ -154,7 +156,13 @@ def record_provenance(run: Path, code: Path) -> None:
     earlier = read_json(path, [])
     row = provenance(code)
     if code == SOURCE:  # submitted by a job, whose code is a snapshot already: its git state is that of the first
-        row |= {key: old[key] for old in earlier[::-1] if old["code"] == code.name for key in row if "git" in key}
+        row |= {
+            key: earlier_row[key]
+            for earlier_row in earlier[::-1]
+            if earlier_row["code"] == code.name
+            for key in row
+            if "git" in key
+        }
     write_json(path, [*earlier, row])
 
 
@@ -186,8 +194,8 @@ def _start_git(*words: str, settings: Mapping[str, str] | None = None) -> subpro
     command = ["git", "-C", str(SOURCE), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *words]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "CONFIG" in name}
     environment = inherited | {"GIT_OPTIONAL_LOCKS": "0"}
-    before = int(inherited.get("GIT_CONFIG_COUNT") or 0)
-    for number, (name, value) in enumerate((settings or {}).items(), before):
+    config_count = int(inherited.get("GIT_CONFIG_COUNT") or 0)
+    for number, (name, value) in enumerate((settings or {}).items(), config_count):
         environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
         environment["GIT_CONFIG_COUNT"] = str(number + 1)
     try:

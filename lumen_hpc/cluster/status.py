@@ -72,9 +72,9 @@ def read_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
     for step in all_steps:
         folder = run.folder / step.name
         step_status, missing = _count_shards(run, step, all_steps)
-        live_ids = {row["job"] for row in triage.unended(folder)}  # for all that is known
+        live_ids = {row["job"] for row in triage.unended_attempts(folder)}  # for all that is known
         step_submissions = newest_submissions.get(step.name)
-        find_kinds = partial(triage.failure_kinds, folder, live=live_ids, newest=step_submissions)
+        find_kinds = partial(triage.failure_kinds, folder, live_ids=live_ids, step_submissions=step_submissions)
         step_status.failures = _as_dicts(_explain(run, step, all_steps, missing, step_submissions, find_kinds))
         step_status.state = "done" if not missing else "unknown"
         steps.append(step_status)
@@ -87,7 +87,7 @@ def _count_shards(run: Run, step: Step, all_steps: list[Step]) -> tuple[StepStat
     missing = plan.missing_shards(run, step, all_steps)
     step_status = StepStatus(step.name, "", shards - len(missing), shards, logs=str(folder / "logs"))
     step_status.gpu_hours = sum(line["gpu_seconds"] for line in manifest.latest(folder).values()) / 3600
-    step_status.notes = [f"{warning}; fix: {NO_GPU_FIX}" for warning in triage.blind(folder)]
+    step_status.notes = [f"{warning}; fix: {NO_GPU_FIX}" for warning in triage.missing_gpu_warnings(folder)]
     return step_status, missing
 
 
@@ -169,7 +169,7 @@ def _step_status(run: Run, step: Step, all_steps: list[Step], run_jobs: _Jobs) -
     step_status.running = sum(job.state in RUNNING_STATES for job in active_jobs)
     step_status.queued, step_status.successors = len(active_jobs) - step_status.running, len(tasks) - len(active_jobs)
     if run_jobs.runs_here and missing:
-        step_status.running = len(triage.unended(folder))
+        step_status.running = len(triage.unended_attempts(folder))
     step_status.failures = _as_dicts(_failures(run, step, all_steps, missing, active_jobs, run_jobs))
     progress = step.stage.progress(run.settings, folder) if missing else None
     step_status.progress = str(progress or "")
@@ -215,7 +215,7 @@ def _failures(
     def find_kinds(shards: list[int]) -> list[triage.FailureKind]:
         kinds = triage.failure_kinds(run.folder / step.name, shards, live_ids, usage, step_submissions)
         if not kinds and shards and not run_jobs.tasks.get(step.name):
-            kinds = triage.before_work(run, step, shards, _inputs_done(run, step, all_steps), usage)
+            kinds = triage.early_failures(run, step, shards, _inputs_done(run, step, all_steps), usage)
         return kinds
 
     return (
@@ -237,8 +237,8 @@ def _explain(
 
     Of a lost shard that was submitted again, what became of that comes first: the same command did not help.
     """
-    corruption = triage.corrupt(run, step, all_steps, missing)
-    resubmitted = triage.submitted_again(run.folder / step.name, step_submissions or {}) if corruption else set()
+    corruption = triage.corruption(run, step, all_steps, missing)
+    resubmitted = triage.resubmitted_shards(run.folder / step.name, step_submissions or {}) if corruption else set()
     kinds = find_kinds(sorted({*_unexplained_shards(missing, corruption), *(resubmitted & set(missing))}))
     return kinds + corruption if resubmitted and kinds else corruption + kinds
 

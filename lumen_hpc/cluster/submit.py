@@ -94,7 +94,7 @@ def layout(folder: Path) -> str:
 
 
 def _require_own(run: Run) -> None:
-    for result in preflight.others_run(run):
+    for result in preflight.foreign_run(run):
         raise UserError(f"{result.message}; fix: {result.fix}")
 
 
@@ -182,7 +182,8 @@ def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> Us
     else:
         explanation = preflight.why_refused(profile) or "python launch.py check compares the profile with the cluster"
     return UserError(
-        f"Slurm refused step {step.name} ({sbatch.request(profile, step)}): {error}; {outcome}; {explanation}"
+        f"Slurm refused step {step.name} ({sbatch.requested_resources(profile, step)}): {error}; {outcome}; "
+        f"{explanation}"
     )
 
 

@@ -354,7 +354,7 @@ def test_a_rebase_that_starts_the_command_does_not_change_which_checkout_is_mean
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
     assert snapshot.files() == expected != []
-    assert snapshot._listed_by_git()[0], "git was asked"
+    assert snapshot._git_files()[0], "git was asked"
 
 
 def test_where_git_does_not_answer_all_code_is_taken(checkout, monkeypatch):

@@ -34,7 +34,7 @@ def test_a_job_imports_nothing_from_where_it_was_submitted(tmp_path, line):
     done = job(preamble)
     assert done.returncode == 0, done.stderr
     assert f"'{tmp_path}/code'" in done.stdout and "'/sw/x'" in done.stdout and f"'{tmp_path}'" not in done.stdout
-    unguarded = job([part for part in preamble if part != sbatch.NO_EMPTY_ENTRY])
+    unguarded = job([part for part in preamble if part != sbatch.EMPTY_ENTRY_REMOVAL])
     assert "a neighbour's json" in unguarded.stderr, "the attack must work without the guard"
 
 

@@ -30,7 +30,7 @@ def test_a_partition_that_is_closed_is_said_with_its_state(
     monkeypatch.setenv("STATE", state)
     monkeypatch.setenv("COUNTS", counts)
     monkeypatch.setenv("ACCOUNTS", "us")
-    found = [result for result in preflight.cluster(request_here.profile) if text in result.message]
+    found = [result for result in preflight.check_cluster(request_here.profile) if text in result.message]
     assert {result.level for result in found} == {level} and found[0].message.startswith("profile.resources.")
 
 
@@ -60,13 +60,15 @@ def test_what_the_site_may_decide_is_left_to_slurm(fake: Path, request_here: Req
     profile = request_here.profile
     gpu = profile.resources["gpu"]
     gpu.time_min, gpu.qos = 2000, "long"
-    assert list(preflight.unfit(profile, ["gpu"])) == [], "a qos may lift a partition's limit"
+    assert list(preflight.unfit_resources(profile, ["gpu"])) == [], "a qos may lift a partition's limit"
     gpu.cpus = 97
-    assert [kind for kind, _ in preflight.unfit(profile, ["gpu"])] == ["gpu"]
+    assert [kind for kind, _ in preflight.unfit_resources(profile, ["gpu"])] == ["gpu"]
     profile.additional = {"cpus_per_task": "8"}
-    assert list(preflight.unfit(profile, ["gpu"])) == []
+    assert list(preflight.unfit_resources(profile, ["gpu"])) == []
     profile.additional, gpu.partition = {}, ""
-    assert list(preflight.unfit(profile, ["gpu"])) == [], "the site chooses a partition by account, qos or features"
+    assert list(preflight.unfit_resources(profile, ["gpu"])) == [], (
+        "the site chooses a partition by account, qos or features"
+    )
 
 
 def test_a_site_without_accounting_for_this_user_is_not_a_traceback(fake: Path):

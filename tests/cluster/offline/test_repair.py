@@ -22,7 +22,7 @@ def test_a_task_that_gets_no_answer_asks_again_and_keeps_its_nodes(
         if error := next(answers):
             raise error
 
-    monkeypatch.setattr(repair, "corrupt", lambda *_: next(looks))
+    monkeypatch.setattr(repair, "corrupt_inputs", lambda *_: next(looks))
     monkeypatch.setattr(repair, "_resubmit", resubmit)
     monkeypatch.setattr(repair, "QUEUE_INTERVAL_S", 0.0)
     monkeypatch.setattr(repair, "POLL_INTERVAL_S", 0.0)

@@ -45,8 +45,9 @@ def test_partitions_of_many_kinds_of_sites(fake: Path, line: str, nodes: int, cp
 
 def test_a_partition_whose_nodes_come_when_they_are_needed_refuses_nothing(fake: Path, request_here: Request) -> None:
     answer(fake, "sinfo", "h100*|0|0|(null)|infinite|0|up|0/0/0/0\ncpu|3|96|(null)|infinite|1000000|up|0/3/0/3")
-    assert list(preflight.unfit(request_here.profile, ["gpu", "train", "cpu"])) == []
-    shown = [result for result in preflight.cluster(request_here.profile) if "shows no nodes now" in result.message]
+    assert list(preflight.unfit_resources(request_here.profile, ["gpu", "train", "cpu"])) == []
+    results = preflight.check_cluster(request_here.profile)
+    shown = [result for result in results if "shows no nodes now" in result.message]
     assert {result.level for result in shown} == {"warn"}
 
 
@@ -238,7 +239,8 @@ def test_a_user_without_a_name_on_this_machine_is_not_a_traceback(
     fake: Path, request_here: Request, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pwd, "getpwuid", _unknown)
-    assert any("has no name on this machine" in result.message for result in preflight.cluster(request_here.profile))
+    results = preflight.check_cluster(request_here.profile)
+    assert any("has no name on this machine" in result.message for result in results)
 
 
 def test_a_user_without_a_home_is_one_line(

@@ -336,7 +336,8 @@ def test_a_site_that_keeps_its_configuration_to_itself_takes_submissions(
     request_here.profile.max_array_size = 0
     _, submitted = submit_chain(request_here, stages)
     assert submitted
-    assert "run this on a login node" not in " ".join(result.fix for result in preflight.cluster(request_here.profile))
+    results = preflight.check_cluster(request_here.profile)
+    assert "run this on a login node" not in " ".join(result.fix for result in results)
     tool.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
     with pytest.raises(slurm.Unreachable):
         slurm.largest_array()

@@ -43,10 +43,10 @@ def test_failures_of_an_earlier_submission_are_past_once_the_shard_was_submitted
     _failed(tmp_path, [], "TimeoutError: hung", chain="0001")
     row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7_0", "node": "n2"}
     manifest.append(tmp_path / "attempts.jsonl", row)
-    assert len(triage.failure_kinds(tmp_path, [1, 2], newest={1: "0001", 2: "0001"})) == 3
-    (kind,) = triage.failure_kinds(tmp_path, [1, 2], newest={1: "0002", 2: "0001"})
+    assert len(triage.failure_kinds(tmp_path, [1, 2], step_submissions={1: "0001", 2: "0001"})) == 3
+    (kind,) = triage.failure_kinds(tmp_path, [1, 2], step_submissions={1: "0002", 2: "0001"})
     assert kind.shards == {2}, "shard 1 was submitted again, and nothing is known of it yet"
-    assert triage.failure_kinds(tmp_path, [1, 2], newest={1: "0002", 2: "0002"}) == []
+    assert triage.failure_kinds(tmp_path, [1, 2], step_submissions={1: "0002", 2: "0002"}) == []
 
 
 def test_a_task_killed_from_outside_is_told(tmp_path: Path):
@@ -140,22 +140,22 @@ def test_a_job_that_ended_before_its_work_is_a_failure_with_the_end_of_its_log(
     step = Step(stages[0])
     _submitted(run, step)
     (run.folder / step.name / "logs" / "7_0_log.out").write_text(log)
-    (kind,) = triage.before_work(run, step, [0], True, _accounted("FAILED", "n1"))
+    (kind,) = triage.early_failures(run, step, [0], True, _accounted("FAILED", "n1"))
     assert error in kind.error and fix in kind.fix and kind.log.endswith("7_0_log.out")
 
 
 def test_a_job_without_a_log_is_a_failure_unless_what_it_reads_is_one(run: Run, stages: list[Stage]):
     step = Step(stages[0])
     _submitted(run, step)
-    (kind,) = triage.before_work(run, step, [0], True, _accounted("FAILED", "n1"))
+    (kind,) = triage.early_failures(run, step, [0], True, _accounted("FAILED", "n1"))
     assert "left no log" in kind.error and "see" in kind.fix and kind.nodes == {"n1"}
-    assert triage.before_work(run, step, [0], False, _accounted("CANCELLED", "")) == [], "what it reads failed"
-    (kind,) = triage.before_work(run, step, [0], True, _accounted("CANCELLED", ""))
+    assert triage.early_failures(run, step, [0], False, _accounted("CANCELLED", "")) == [], "what it reads failed"
+    (kind,) = triage.early_failures(run, step, [0], True, _accounted("CANCELLED", ""))
     assert "it was cancelled, or the gate" in kind.error and "launch.py stage=full" in kind.fix and not kind.log
-    assert triage.before_work(run, step, [0], True, lambda jobs: None), "no account, but nothing it waits for"
-    assert triage.before_work(run, step, [0], False, lambda jobs: None) == [], "what it reads is not there"
+    assert triage.early_failures(run, step, [0], True, lambda jobs: None), "no account, but nothing it waits for"
+    assert triage.early_failures(run, step, [0], False, lambda jobs: None) == [], "what it reads is not there"
     manifest.append(run.folder / step.name / "attempts.jsonl", {"job": "7", "pack": 0, "event": "began"})
-    assert triage.before_work(run, step, [0], True, _accounted("FAILED", "n1")) == []
+    assert triage.early_failures(run, step, [0], True, _accounted("FAILED", "n1")) == []
 
 
 def test_a_successor_that_was_not_needed_is_no_failure_once_its_shard_is_missing_again(run: Run, stages: list[Stage]):
@@ -165,9 +165,9 @@ def test_a_successor_that_was_not_needed_is_no_failure_once_its_shard_is_missing
     (plan,) = run.folder.glob("submissions/*/plan.json")
     record = json.loads(plan.read_text())
     plan.write_text(json.dumps(record | {"jobs": [*record["jobs"], record["jobs"][0] | {"id": "8", "link": 1}]}))
-    assert len(triage.before_work(run, step, [0], True, _accounted("CANCELLED", ""))) == 1
+    assert len(triage.early_failures(run, step, [0], True, _accounted("CANCELLED", ""))) == 1
     manifest.append(run.folder / step.name / "attempts.jsonl", {"job": "7", "pack": 0, "event": "began"})
-    assert triage.before_work(run, step, [0], True, _accounted("CANCELLED", "")) == []
+    assert triage.early_failures(run, step, [0], True, _accounted("CANCELLED", "")) == []
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,10 @@ def test_a_corrupt_shard_is_a_failure_with_what_to_do(run: Run, stages: list[Sta
     )
     assert status.read_files(run, stages)[1].failures == shown["answer-a"].failures
     file.unlink()
-    (kind,) = triage.corrupt(run, answer, pipeline, [2])
+    (kind,) = triage.corruption(run, answer, pipeline, [2])
     assert kind.shards == {2}
     manifest.append(run.folder / "first" / manifest.NAME, manifest.latest(run.folder / "first")[0] | {"content": "new"})
-    assert triage.corrupt(run, answer, pipeline, [0, 1, 2, 3]) == [], "out of date, not corrupt"
+    assert triage.corruption(run, answer, pipeline, [0, 1, 2, 3]) == [], "out of date, not corrupt"
 
 
 def test_a_lost_shard_that_was_submitted_again_in_vain_is_a_failure_of_that_submission(run: Run, stages: list[Stage]):

@@ -110,12 +110,12 @@ def test_what_is_killed_after_it_was_asked_to_stop_is_a_preemption_and_no_crash(
         os.kill(os.getpid(), signal.SIGTERM)
     folder = run.folder / step.name
     assert [row["event"] for row in manifest.read(folder / "attempts.jsonl")] == ["began", "asked"] * 2
-    assert [row["job"] for row in triage.unended(folder)] == ["1"], "it has not ended"
+    assert [row["job"] for row in triage.unended_attempts(folder)] == ["1"], "it has not ended"
     start(monkeypatch, "99")
     assert Attempts(run, step, 0, rank=0).shards_within_budget([0]) == []
     attempts.record_end("done")
     attempts.record_stop_request()
-    assert triage.unended(folder) == [], "asked as it ends"
+    assert triage.unended_attempts(folder) == [], "asked as it ends"
 
 
 @pytest.mark.parametrize(
