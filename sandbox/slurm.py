@@ -376,23 +376,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--folder", default=f"{tempfile.gettempdir()}/lumen-slurm")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--no-accounting", dest="accounting", action="store_false")
-    given = parser.parse_args(arguments)
-    if given.verb.endswith("-node") and not given.node:
-        parser.error(f"{given.verb} needs a node's name")
+    options = parser.parse_args(arguments)
+    if options.verb.endswith("-node") and not options.node:
+        parser.error(f"{options.verb} needs a node's name")
     if reason := why_not():
         print(reason, file=sys.stderr)
         return 2
     try:
-        cluster = Cluster(given.folder, given.nodes, given.accounting)
-        if given.verb == "up":
+        cluster = Cluster(options.folder, options.nodes, options.accounting)
+        if options.verb == "up":
             cluster.up()
             print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}")
-        elif given.verb == "status":
+        elif options.verb == "status":
             print(cluster.run("sinfo", "-N", "-o", "%N %P %t %C %G").stdout, end="")
-        elif given.verb.endswith("-node"):
-            getattr(cluster, given.verb.replace("-", "_"))(given.node)
+        elif options.verb.endswith("-node"):
+            getattr(cluster, options.verb.replace("-", "_"))(options.node)
         else:
-            getattr(cluster, given.verb.replace("-", "_"))()
+            getattr(cluster, options.verb.replace("-", "_"))()
     except ClusterError as error:
         print(error, file=sys.stderr)
         return 1

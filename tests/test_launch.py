@@ -12,7 +12,7 @@ import pytest
 
 import launch
 from lumen_hpc.cluster import commands, sweep
-from lumen_hpc.cluster.environment import EXACTLY
+from lumen_hpc.cluster.environment import EXACT_NAMES
 from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _launch(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    strangers = {"LUMEN_PROFILE", "HOME", *EXACTLY}  # a test that trained in this process leaves its ranks behind
+    strangers = {"LUMEN_PROFILE", "HOME", *EXACT_NAMES}  # a test that trained in this process leaves its ranks behind
     known = {key: value for key, value in os.environ.items() if key not in strangers}
     return subprocess.run(
         [sys.executable, str(ROOT / "launch.py"), *words],

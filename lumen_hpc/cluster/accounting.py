@@ -11,7 +11,7 @@ from lumen_hpc.cluster import slurm
 from lumen_hpc.errors import UserError
 
 FIELDS = ("JobID", "State", "ExitCode", "ElapsedRaw", "MaxRSS", "ConsumedEnergyRaw", "NodeList")
-NOT_KNOWN = 2**60
+NO_VALUE = 2**60
 """Slurm's own marks for `no value` lie above it."""
 
 
@@ -54,7 +54,7 @@ class Accounting:
             self._left = 0.0
             return None
         self._left -= time.monotonic() - began
-        return read(text)
+        return parse(text)
 
 
 def usage(jobs: Iterable[str]) -> dict[str, Usage] | None:
@@ -62,34 +62,36 @@ def usage(jobs: Iterable[str]) -> dict[str, Usage] | None:
     return Accounting(60).usage(jobs)
 
 
-def read(text: str) -> dict[str, Usage]:
+def parse(text: str) -> dict[str, Usage]:
     """sacct's lines, a job's own and those of its steps, as one entry a job."""
-    found: dict[str, Usage] = {}
+    usage_by_job: dict[str, Usage] = {}
     for line in text.splitlines():
         if line.count("|") != len(FIELDS) - 1:
             continue
         name, state, code, elapsed, memory, energy, nodes = line.split("|")
         job, _, step = name.partition(".")
         if not step and state:
-            found[job] = Usage(state.split()[0], int(_number(code.partition(":")[2])), _number(elapsed))
-            found[job].node = "" if nodes == "None assigned" else nodes
-        if job not in found or step == "extern":
+            usage_by_job[job] = Usage(
+                state.split()[0], int(_parse_number(code.partition(":")[2])), _parse_number(elapsed)
+            )
+            usage_by_job[job].node = "" if nodes == "None assigned" else nodes
+        if job not in usage_by_job or step == "extern":
             continue
-        entry = found[job]
-        if peak := _bytes(memory):
+        entry = usage_by_job[job]
+        if peak := _parse_bytes(memory):
             entry.peak_bytes = max(peak, entry.peak_bytes or 0)
-        joules = _number(energy)
-        if 0 < joules < NOT_KNOWN:  # the job's own line sums its steps' where Slurm fills it in
+        joules = _parse_number(energy)
+        if 0 < joules < NO_VALUE:  # the job's own line sums its steps' where Slurm fills it in
             entry.joules = max(joules, entry.joules or 0)
-    return found
+    return usage_by_job
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """A number of sacct's; 0 where it has none, or a word such as INVALID."""
     return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0
 
 
-def _bytes(text: str) -> int:
+def _parse_bytes(text: str) -> int:
     """Slurm's 1234K, 1.5G or plain bytes."""
     size = re.fullmatch(r"([\d.]+)([KMGTP]?)", text)
     return round(float(size[1]) * 1024 ** " KMGTP".index(size[2] or " ")) if size else 0

@@ -16,12 +16,12 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
 from lumen_hpc.progress import spell
 
-SHOWN = 60
+MAX_VALUE_LENGTH = 60
 """Characters of a value that are shown."""
 
 
 @dataclass(frozen=True)
-class Redone:
+class LostStep:
     """A step whose finished shards do not count under the new settings."""
 
     step: str
@@ -38,7 +38,7 @@ class Changes:
     run: str
     settings: list[tuple[str, Any, Any]]
     """(key, old, new)."""
-    redone: list[Redone] = field(default_factory=list)
+    redone: list[LostStep] = field(default_factory=list)
     stale: frozenset[str] = frozenset()
     """Steps whose shards, finished or not, are other ones under the new settings."""
 
@@ -47,7 +47,7 @@ class Changes:
         if not self.settings:
             return
         yield f"run {self.run} goes on with its own settings, but for:"
-        yield from (f"  {key}: {short(old)} -> {short(new)}" for key, old, new in self.settings)
+        yield from (f"  {key}: {shorten(old)} -> {shorten(new)}" for key, old, new in self.settings)
         now = [item.step for item in self.redone if item.now]
         later = [item.step for item in self.redone if not item.now]
         if now:
@@ -67,51 +67,53 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
     if request.recorded_settings is None:
         return Changes(request.run, [])
     new = Run(request.folder, request.settings, request.profile)
-    found = run_record.differences(request.recorded_settings, config_file.as_dict(request.settings))
-    if not found:
+    differences = run_record.differences(request.recorded_settings, config_file.as_dict(request.settings))
+    if not differences:
         return Changes(request.run, [])
     path = run_record.settings_file(request.folder)
     assert path is not None, "what is recorded was read there"
     old = Run(request.folder, *config_file.load(path))
-    before = {step.name: set(step.after) for step in graph.steps(pipeline.stages, old.settings, request.stage)}
-    everything = graph.steps(pipeline.stages, new.settings, request.stage)
-    chosen = {step.name for step in graph.select(everything, pipeline.stages, request.stage)}
-    redone: list[Redone] = []
-    stale: set[str] = set()
-    for step in everything:
+    former_inputs = {step.name: set(step.after) for step in graph.steps(pipeline.stages, old.settings, request.stage)}
+    all_steps = graph.steps(pipeline.stages, new.settings, request.stage)
+    selected_names = {step.name for step in graph.select(all_steps, pipeline.stages, request.stage)}
+    lost_steps: list[LostStep] = []
+    stale_steps: set[str] = set()
+    for step in all_steps:
         if step.stage.on_request:
             continue
-        reads_others = before.get(step.name, set(step.after)) != set(step.after)
-        if stale & set(step.after) or reads_others or _differs(step, old, new):
-            stale.add(step.name)
-            if lost := _lost(step, old, step.name in chosen):
-                redone.append(lost)
-    return Changes(request.run, found, redone, frozenset(stale))
+        reads_others = former_inputs.get(step.name, set(step.after)) != set(step.after)
+        if stale_steps & set(step.after) or reads_others or _differs(step, old, new):
+            stale_steps.add(step.name)
+            if lost_step := _lost_step(step, old, step.name in selected_names):
+                lost_steps.append(lost_step)
+    return Changes(request.run, differences, lost_steps, frozenset(stale_steps))
 
 
-def unconfirmed(request: Request, changes: Changes) -> Iterator[CheckResult]:
+def unconfirmed(request: Request, run_changes: Changes) -> Iterator[CheckResult]:
     """Finished work that would be lost without confirm=true."""
-    if changes.redone and not request.confirm:
+    if run_changes.redone and not request.confirm:
         yield CheckResult(
             "bad",
-            f"run={request.run}: these settings redo finished work ({changes.cost()})",
+            f"run={request.run}: these settings redo finished work ({run_changes.cost()})",
             "add confirm=true to do so, leave the settings out to go on as before, or choose another run=NAME to keep "
             "both",
         )
 
 
-def require_confirmed(request: Request, changes: Changes) -> None:
+def require_confirmed(request: Request, run_changes: Changes) -> None:
     """Raises UserError where finished work would be lost without confirm=true."""
-    for lost in unconfirmed(request, changes):
-        raise UserError(f"{lost.message}; {lost.fix}")
+    for problem in unconfirmed(request, run_changes):
+        raise UserError(f"{problem.message}; {problem.fix}")
 
 
-def require_still(request: Request, changes: Changes, plans: Sequence[StepPlan]) -> None:
-    """Raises UserError while steps are queued or running with settings that the request changes."""
-    if busy := sorted(item.step.name for item in plans if item.live_shards and item.step.name in changes.stale):
+def require_no_conflict(request: Request, run_changes: Changes, plans: Sequence[StepPlan]) -> None:
+    """Raises UserError while steps are queued or running with settings that the request run_changes."""
+    if busy_steps := sorted(
+        item.step.name for item in plans if item.live_shards and item.step.name in run_changes.stale
+    ):
         raise UserError(
-            f"run={request.run}: {', '.join(busy)} queued or running with the run's earlier settings; wait for the "
-            f"end, or first: python launch.py cancel {Run(request.folder, request.settings, request.profile).arguments}"
+            f"run={request.run}: {', '.join(busy_steps)} queued or running with the run's earlier settings; wait for "
+            f"the end, or first: python launch.py cancel {run.arguments}"
         )
 
 
@@ -122,7 +124,7 @@ def _differs(step: Step, old: Run, new: Run) -> bool:
     ) != config_file.digest(new.settings, stage.settings)
 
 
-def _lost(step: Step, old: Run, now: bool) -> Redone | None:
+def _lost_step(step: Step, old: Run, now: bool) -> LostStep | None:
     digest, count = config_file.digest(old.settings, step.stage.settings), step.stage.shards(old.settings)
     lines = [
         line
@@ -132,10 +134,10 @@ def _lost(step: Step, old: Run, now: bool) -> Redone | None:
     if not lines:
         return None
     seconds, gpu_seconds = sum(line["seconds"] for line in lines), sum(line["gpu_seconds"] for line in lines)
-    return Redone(step.name, len(lines), seconds / 3600, gpu_seconds / 3600, now)
+    return LostStep(step.name, len(lines), seconds / 3600, gpu_seconds / 3600, now)
 
 
-def short(value: Any) -> str:
+def shorten(value: Any) -> str:
     """A setting's value in a line of its own."""
     text = "none" if value is None else "(empty)" if value == "" else str(value)
-    return visible(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
+    return visible(text if len(text) <= MAX_VALUE_LENGTH else text[: MAX_VALUE_LENGTH - 1] + "…")

@@ -79,7 +79,7 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, run_changes: changes
             )
             queued_jobs = live.settled_queue(run, swept_ids)
         plans, upstream_job_ids = submission.make_plans(request, pipeline.stages, run, queued_jobs)
-        changes.require_still(request, run_changes, plans)
+        changes.require_no_conflict(request, run_changes, plans)
         _print_live(plans)
         refusals.require_within_budget(request, plans)
         refusals.require_ready(request, plans)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lumen_hpc.cluster import graph, manifest, plan, submit
-from lumen_hpc.cluster.changes import short
+from lumen_hpc.cluster.changes import shorten
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config import config_file, run_record
 from lumen_hpc.data.records import read_jsonl
@@ -88,7 +88,7 @@ def _settings(runs: list[Run]) -> Table:
     }
     for key, first in keys.items():
         others = [run_record.value_at(run.settings, key, None) for run in runs[1:]]
-        table.add_row(visible(key), short(first), *map(short, others))
+        table.add_row(visible(key), shorten(first), *map(shorten, others))
     if not keys:
         table.add_row("(none)")
     return table

@@ -12,7 +12,7 @@ from lumen_hpc.weights import locate, verify
 if TYPE_CHECKING:
     from lumen_hpc.language.protocol import Engine
 
-MOST_GPU_MEMORY = 0.9
+MAX_GPU_MEMORY = 0.9
 """Share of a GPU's memory that the models of one process take together."""
 
 
@@ -32,9 +32,9 @@ def open_judges(task: Task) -> tuple[Engine, Engine | None]:
     first, second = judge.engine, judge.placed_second
     if second is None:
         return open_for(task, first), None
-    if first.kind == second.kind == "vllm" and (total := first.gpu_memory + second.gpu_memory) > MOST_GPU_MEMORY:
+    if first.kind == second.kind == "vllm" and (total_memory := first.gpu_memory + second.gpu_memory) > MAX_GPU_MEMORY:
         first, second = (
-            replace(engine, gpu_memory=engine.gpu_memory * MOST_GPU_MEMORY / total) for engine in (first, second)
+            replace(engine, gpu_memory=engine.gpu_memory * MAX_GPU_MEMORY / total_memory) for engine in (first, second)
         )
     return open_for(task, first), open_for(task, second)
 

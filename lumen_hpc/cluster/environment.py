@@ -14,23 +14,25 @@ from contextlib import contextmanager
 
 from lumen_hpc.errors import UserError
 
-OVERRIDES = ("SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SACCTMGR_", "SCANCEL_", "SCONTROL_")
-OF_A_JOB = (
+OVERRIDE_PREFIXES = ("SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SINFO_", "SACCT_", "SACCTMGR_", "SCANCEL_", "SCONTROL_")
+JOB_PREFIXES = (
     "SLURM_", "SLURMD_", "SUBMITIT_", "PMI_", "PMI2_", "PMIX_", "OMPI_", "PRTE_", "MPI_LOCAL", "HYDI_",
     "MV2_COMM_WORLD_", "PALS_", "TORCHELASTIC_",
 )  # fmt: skip
 """What Slurm, MPI's launchers and torchrun give to the processes that they start."""
-EXACTLY = {
+EXACT_NAMES = {
     *("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"),
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("OMP_PLACES", "OMP_PROC_BIND", "OMP_THREAD_LIMIT", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_HW_SUBSET"),
     *("SHELLOPTS", "BASHOPTS", "POSIXLY_CORRECT", "BASH_COMPAT"),
 }
 """GPUs, ranks and cores of this process, and options of this shell that the jobs' bash would take over."""
-OF_SCRIPTS = ("apptainer", "cat", "echo", "exec", "exit", "export", "grep", "lumen_require", "mktemp", "python", "rm",
-              "scontrol", "set", "shift", "singularity", "srun", "trap", "type", "unset")  # fmt: skip
+SCRIPT_COMMANDS = (
+    "apptainer", "cat", "echo", "exec", "exit", "export", "grep", "lumen_require", "mktemp", "python", "rm", "scontrol",
+    "set", "shift", "singularity", "srun", "trap", "type", "unset",
+)  # fmt: skip
 """Commands of the batch scripts, for which an exported function of this shell would stand in."""
-KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
+KEPT_VARIABLES = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS"}
 """Which cluster, and who: not properties of a job."""
 
 
@@ -41,16 +43,16 @@ def drop(report: bool = False) -> None:
     """
     if "," in (clusters := os.environ.get("SLURM_CLUSTERS", "")) or clusters == "all":
         raise UserError(f"SLURM_CLUSTERS={clusters}: the jobs of a run are on one cluster, which numbers them; name it")
-    dropped = _take()
+    dropped = _remove_variables()
     if not report:
         return
     job = dropped.get("SLURM_JOB_ID")
-    named = [
+    reported_names = [
         name for name in dropped
-        if name.startswith("SBATCH_") or name == "SLURM_EXPORT_ENV" or not (job or name.startswith(OVERRIDES))
+        if name.startswith("SBATCH_") or name == "SLURM_EXPORT_ENV" or not (job or name.startswith(OVERRIDE_PREFIXES))
     ]  # fmt: skip
-    if named:
-        print(f"lumen: ignored, because the profile decides: {', '.join(sorted(named))}", file=sys.stderr)
+    if reported_names:
+        print(f"lumen: ignored, because the profile decides: {', '.join(sorted(reported_names))}", file=sys.stderr)
     if job:
         print(f"lumen: started within job {job}: its variables are not passed to the new jobs", file=sys.stderr)
 
@@ -58,17 +60,17 @@ def drop(report: bool = False) -> None:
 @contextmanager
 def outside_the_job() -> Iterator[None]:
     """For a job that submits: takes its own variables away for the length of the block."""
-    dropped = _take()
+    dropped = _remove_variables()
     try:
         yield
     finally:
         os.environ |= dropped
 
 
-def _take() -> dict[str, str]:
-    functions = {f"BASH_FUNC_{name}%%" for name in OF_SCRIPTS}
+def _remove_variables() -> dict[str, str]:
+    exact_names = EXACT_NAMES | {f"BASH_FUNC_{name}%%" for name in SCRIPT_COMMANDS}
     names = [
         name for name in os.environ
-        if name not in KEPT and (name.startswith(OVERRIDES + OF_A_JOB) or name in EXACTLY or name in functions)
+        if name not in KEPT_VARIABLES and (name.startswith(OVERRIDE_PREFIXES + JOB_PREFIXES) or name in exact_names)
     ]  # fmt: skip
     return {name: os.environ.pop(name) for name in names}

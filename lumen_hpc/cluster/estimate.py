@@ -154,8 +154,8 @@ def idle_warning(run: Run, model: str) -> str:
     longest_note = f", and the longest sample alone has {longest:,.0f}{per_gpu}" if longest > share else ""
     return (
         f"warning: {training_plan.gpus} GPUs use {usage.efficiency:.0%} of their {training_plan.gpu_hours:.0f} "
-        f"GPU-hours: the {usage.samples:.0f} samples of a step are {usage.sequences:.0f} sequences, {share:,.0f} tokens a "
-        f"GPU{longest_note}" + (f". fix: {'; '.join(fixes)}" if fixes else "")
+        f"GPU-hours: the {usage.samples:.0f} samples of a step are {usage.sequences:.0f} sequences, {share:,.0f} "
+        f"tokens a GPU{longest_note}" + (f". fix: {'; '.join(fixes)}" if fixes else "")
     )
 
 

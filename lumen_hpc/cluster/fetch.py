@@ -24,12 +24,12 @@ LICENCES = {
     "meta-llama/": "needs its licence accepted on the model's page, and HF_TOKEN set",
     "Efficient-Large-Model/": "weights are for non-commercial use; read the model's page",
 }
-ANSWER_S = 10
+ANSWER_TIMEOUT_S = 10
 """Until the hub has to answer; a network that drops what it forbids would never say no."""
 
 
 @dataclass(frozen=True)
-class Need:
+class RequiredModel:
     key: str
     """The setting that names it."""
     name: str
@@ -46,13 +46,13 @@ class Need:
         return (self.folder / "config.json").is_file()
 
 
-def needs(settings: Settings, cache: Path) -> Iterator[Need]:
+def required_models(settings: Settings, cache: Path) -> Iterator[RequiredModel]:
     """The hub models that these settings name and that are not folders of the user's own."""
-    named = [("train.base", settings.train.base if settings.train.base != "tiny" else "")]
-    named += [(f"{key}.model", engine.model) for key, engine in settings.engines().items() if engine.in_task]
-    for key, name in named:
+    candidates = [("train.base", settings.train.base if settings.train.base != "tiny" else "")]
+    candidates += [(f"{key}.model", engine.model) for key, engine in settings.engines().items() if engine.in_task]
+    for key, name in candidates:
         if name and not Path(name).expanduser().is_dir():
-            yield Need(key, original(name), locate(original(name), cache))
+            yield RequiredModel(key, original(name), locate(original(name), cache))
 
 
 def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = False) -> int:
@@ -60,8 +60,8 @@ def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = Fal
 
     `dry_run` prints what would be fetched, and where to; nothing is written or asked of a server.
     """
-    needed = list(needs(settings, cache))
-    if not needed and settings.experts.model != "xrv":
+    models = list(required_models(settings, cache))
+    if not models and settings.experts.model != "xrv":
         console.print("these settings name no weights (the demo trains its own); the paper's are recipe=lumen's")
         return 0
     if dry_run:
@@ -71,22 +71,22 @@ def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = Fal
     except OSError as error:
         raise UserError(f"profile.cache={cache}: cannot be written: {error.strerror}") from None
     notes = read_json(cache / NOTE, {})
-    failed = [need for need in needed if not _bring(need, notes, cache, console)]
+    failed_models = [need for need in models if not _fetch_model(need, notes, cache, console)]
     if settings.experts.model == "xrv":
-        failed_experts = _bring_experts(settings, cache, console)
+        failed_experts = _fetch_experts(settings, cache, console)
     else:
         failed_experts = []
-    for need in failed:
+    for need in failed_models:
         console.print(f"copy by hand: {need.name} (every file of it) to {need.folder}", soft_wrap=True)
     for line in failed_experts:
         console.print(f"copy by hand: {line}", soft_wrap=True)
-    if not failed and not failed_experts:
+    if not failed_models and not failed_experts:
         console.print("every weight that these settings name is in place")
-    return 1 if failed or failed_experts else 0
+    return 1 if failed_models or failed_experts else 0
 
 
 def _show(settings: Settings, cache: Path, console: Console) -> int:
-    for need in needs(settings, cache):
+    for need in required_models(settings, cache):
         state = "is in" if need.there else "would be fetched to"
         console.print(
             f"{need.key}: {need.name} {state} {need.folder}" + f" ({need.licence})" * bool(need.licence), soft_wrap=True
@@ -98,46 +98,46 @@ def _show(settings: Settings, cache: Path, console: Console) -> int:
     return 0
 
 
-def _bring(need: Need, notes: dict[str, dict], cache: Path, console: Console) -> bool:
-    noted = notes.get(need.name)
-    if need.there and noted:
+def _fetch_model(need: RequiredModel, notes: dict[str, dict], cache: Path, console: Console) -> bool:
+    record = notes.get(need.name)
+    if need.there and record:
         verify(need.folder, cache)
-        console.print(f"{need.key}: {need.name} is in {need.folder} (revision {noted['revision'][:12]})")
-        if noted["revision"] != (pinned := REVISIONS.get(need.name, noted["revision"])):
+        console.print(f"{need.key}: {need.name} is in {need.folder} (revision {record['revision'][:12]})")
+        if record["revision"] != (current_pin := REVISIONS.get(need.name, record["revision"])):
             console.print(
-                f"   this version of lumen_hpc pins revision {pinned}; to fetch that one, remove the folder and its "
-                f"entry in {cache / NOTE}"
+                f"   this version of lumen_hpc pins revision {current_pin}; to fetch that one, remove the folder and "
+                f"its entry in {cache / NOTE}"
             )
         return True
     console.print(f"{need.key}: fetching {need.name}" + (f" ({need.licence})" if need.licence else ""))
     try:
         from huggingface_hub import HfApi, snapshot_download
 
-        known = noted["revision"] if noted else REVISIONS.get(need.name)
-        # Asked once: without a network, a download of a known revision would try again for half a minute.
-        found = HfApi().model_info(need.name, revision=known, timeout=ANSWER_S)
-        revision = known or found.sha
+        pinned_revision = record["revision"] if record else REVISIONS.get(need.name)
+        # Asked once: without a network, a download of a pinned_revision revision would try again for half a minute.
+        info = HfApi().model_info(need.name, revision=pinned_revision, timeout=ANSWER_TIMEOUT_S)
+        revision = pinned_revision or info.sha
         snapshot_download(need.name, revision=revision, local_dir=need.folder)
     except Exception as error:  # no network, no licence, no space: each has its own class in each release
         console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
         if need.there:
-            console.print(f"   {need.folder} was copied by hand: its revision is unknown, its files are recorded now")
+            console.print(f"   {need.folder} was copied by hand: its revision is unknown, its files are new_record now")
             notes[need.name] = {"revision": "unknown", **note(need.folder), "fetched": now()}
             write_json(cache / NOTE, notes)
         return need.there
-    recorded = note(need.folder)
-    hashes = recorded["files"]
-    if noted and noted["files"] != hashes:
-        changed = sorted(name for name in hashes if noted["files"].get(name) != hashes[name])
+    new_record = note(need.folder)
+    hashes = new_record["files"]
+    if record and record["files"] != hashes:
+        changed = sorted(name for name in hashes if record["files"].get(name) != hashes[name])
         raise UserError(
             f"{need.folder}: {', '.join(changed[:5])} differ from what {cache / NOTE} recorded at the first fetch"
         )
-    notes[need.name] = {"revision": revision, **recorded, "fetched": now()}
+    notes[need.name] = {"revision": revision, **new_record, "fetched": now()}
     write_json(cache / NOTE, notes)
     return True
 
 
-def _bring_experts(settings: Settings, cache: Path, console: Console) -> list[str]:
+def _fetch_experts(settings: Settings, cache: Path, console: Console) -> list[str]:
     """TorchXRayVision's weights; what could not be fetched, a line each."""
     try:
         from lumen_hpc.experts import xrv_weights

@@ -28,22 +28,22 @@ def explain(error: BaseException, folder: Path) -> str:
     file = Path(str(getattr(error, "filename", None) or folder))
     if number == errno.EDQUOT:
         return f"No space left: the quota of {file} is used up"
-    for place in (file, folder, Path(tempfile.gettempdir())):
-        if text := full(place):
+    for candidate in (file, folder, Path(tempfile.gettempdir())):
+        if text := no_room_message(candidate):
             return text
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit != resource.RLIM_INFINITY:
         return f"File too large: this task may write {limit / 1e9:.3g} GB to a file (ulimit -f), as to {file}"
     if number == errno.EFBIG:  # its file system's own limit
         return ""
-    return f"No space left on the file system {mount(file)} when this was written: {file}"
+    return f"No space left on the file system {mount_point(file)} when this was written: {file}"
 
 
-def full(place: Path) -> str:
+def no_room_message(place: Path) -> str:
     """What to say where a file's or folder's file system has no room left; empty where it has."""
-    return "" if has_room(place) else f"No space left on the file system {mount(place)}, where {place} is"
+    return "" if has_room(place) else f"No space left on the file system {mount_point(place)}, where {place} is"
 
 
-def mount(place: Path) -> Path:
+def mount_point(place: Path) -> Path:
     """The mount point of the file system of a file or folder, there or not."""
     return next(path for path in (place.absolute(), *place.absolute().parents) if path.is_mount())

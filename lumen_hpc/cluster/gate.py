@@ -8,20 +8,20 @@ success can never start, and neither can what waits for a gate that failed.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster import manifest, slurm
+from lumen_hpc.cluster import manifest, plan_file, slurm
 from lumen_hpc.files import visibility_delay
 
 
 def main(folder: Path, submission: Path) -> int:
     """Exit code of the gate that runs as this job."""
-    own = record(submission, os.environ["SLURM_JOB_ID"])
+    job = os.environ["SLURM_JOB_ID"]
+    own = next(record for record in plan_file.wait_for(submission, job)["jobs"] if record["id"] == job)
     step, shards = own["step"], own["shards"]
     if missing := _missing(folder / step, own):
         print(
@@ -33,22 +33,6 @@ def main(folder: Path, submission: Path) -> int:
     slurm.cancel_pending([id_ for _, id_ in own["after"]])
     (folder / step / "logs" / f"{own['id']}_0_log.out").unlink(missing_ok=True)
     return 0
-
-
-def record(submission: Path, job: str) -> dict[str, Any]:
-    """This job's entry in plan.json, which the submitting command writes once sbatch has answered it.
-
-    SystemExit where none comes: sbatch said that it failed, and Slurm took the job all the same. What the job would do,
-    a later submission has given to another.
-    """
-    deadline = time.monotonic() + slurm.ANSWER_TIMEOUT_S + visibility_delay(submission)
-    while True:
-        for record in json.loads((submission / "plan.json").read_text())["jobs"]:
-            if record["id"] == job:
-                return record
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{submission / 'plan.json'} has no job {job}: its submission was not completed")
-        time.sleep(0.2)
 
 
 def _missing(folder: Path, own: dict[str, Any]) -> list[int]:

@@ -12,11 +12,11 @@ from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.files import REMOTE_FILE_SYSTEMS, file_system
 
-OPENS = 10_000
+OPENS_PER_PROCESS = 10_000
 """Files opened by one process that imports lumen_hpc.training.train (benchmarks/scale.py import)."""
-LIMIT = 60.0
+MAX_SECONDS = 60.0
 """Seconds that the processes of a training may keep one metadata server busy before it is worth a warning."""
-SAMPLE = 300
+SAMPLE_SIZE = 300
 """Files that are opened to measure."""
 
 
@@ -26,7 +26,7 @@ def check(profile: Profile, folder: Path | None = None, mounts: Path = Path("/pr
     kind = file_system(folder, mounts)
     if profile.container.kind != "none" or not kind.startswith(REMOTE_FILE_SYSTEMS):
         return
-    files = list(itertools.islice(folder.rglob("*.py"), SAMPLE))
+    files = list(itertools.islice(folder.rglob("*.py"), SAMPLE_SIZE))
     if not files:
         return
     began = time.perf_counter()
@@ -34,16 +34,17 @@ def check(profile: Profile, folder: Path | None = None, mounts: Path = Path("/pr
         file.stat()
         with file.open("rb") as stream:
             stream.read(1)
-    each = (time.perf_counter() - began) / len(files)
+    seconds_per_file = (time.perf_counter() - began) / len(files)
     resources = profile.resources["train"]
     ranks = resources.nodes * max(resources.gpus, 1)
-    seconds = each * OPENS * ranks
-    found = (
-        f"Python's packages lie on {kind} ({folder}), {1000 * each:.2f} ms to open a file: the {ranks} processes of a "
-        f"training open {OPENS * ranks:,} files at their start, about {seconds:.0f} s of one metadata server's time"
+    seconds = seconds_per_file * OPENS_PER_PROCESS * ranks
+    message = (
+        f"Python's packages lie on {kind} ({folder}), {1000 * seconds_per_file:.2f} ms to open a file: the {ranks} "
+        f"processes of a training open {OPENS_PER_PROCESS * ranks:,} files at their start, about {seconds:.0f} s "
+        "of one metadata server's time"
     )
-    if seconds > LIMIT:
+    if seconds > MAX_SECONDS:
         fix = "hold the environment in a container image or on the nodes (docs/sites.md, The Python environment)"
-        yield CheckResult("warn", found, fix)
+        yield CheckResult("warn", message, fix)
     else:
-        yield CheckResult("ok", found)
+        yield CheckResult("ok", message)

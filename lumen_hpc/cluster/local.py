@@ -23,7 +23,7 @@ COLUMNS = (
     SpinnerColumn(), TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
 )  # fmt: skip
 
-KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+MEMORY_SETTINGS = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 """Has glibc keep what a task frees. By default it gives large blocks back to the system, and clearing each tensor's
 pages once more costs a step of the demo a tenth of its time. Blocks of more than 32 MiB still go back."""
 
@@ -50,49 +50,49 @@ def run_all(request: Request, pipeline: Pipeline, run: Run, plans: list[StepPlan
 
     All of them run the code as it is now, whatever is edited meanwhile.
     """
-    orphans.require_none(run.folder, console)
+    orphans.require_no_tasks(run.folder, console)
     code = snapshot.take(run.folder)
-    waiting = list(plans)
-    running: list[_Running] = []
+    waiting_plans = list(plans)
+    running_steps: list[_Running] = []
     free = len(os.sched_getaffinity(0))
     with Progress(*COLUMNS, console=console, disable=not console.is_terminal) as bars:
         tasks = {item.step.name: bars.add_task(item.step.name, total=item.shards, start=False) for item in plans}
         try:
-            while waiting or running:
-                unfinished = {item.step.name for item in waiting} | {one.item.step.name for one in running}
-                for item in [item for item in waiting if not unfinished & set(item.step.after)]:
-                    if not _may_start(item, [one.item for one in running], free):
+            while waiting_plans or running_steps:
+                unfinished = {item.step.name for item in waiting_plans} | {one.item.step.name for one in running_steps}
+                for item in [item for item in waiting_plans if not unfinished & set(item.step.after)]:
+                    if not _may_start(item, [one.item for one in running_steps], free):
                         break
-                    waiting.remove(item)
-                    fresh = _plan_now(request, pipeline, run, item.step)
-                    place = f"[{plans.index(item) + 1}/{len(plans)}] {item.step.name}"
-                    if fresh.packs:
-                        console.print(f"{place}: {item.step.stage.about}")
+                    waiting_plans.remove(item)
+                    current_plan = _current_plan(request, pipeline, run, item.step)
+                    position = f"[{plans.index(item) + 1}/{len(plans)}] {item.step.name}"
+                    if current_plan.packs:
+                        console.print(f"{position}: {item.step.stage.about}")
                         bars.start_task(tasks[item.step.name])
                         with submit.uninterrupted():
-                            running.append(_start(request, pipeline, run, fresh, code))
+                            running_steps.append(_start(request, pipeline, run, current_plan, code))
                     else:
-                        console.print(f"{place}: already done")
+                        console.print(f"{position}: already done")
                         bars.update(tasks[item.step.name], completed=item.shards)
-                for one in list(running):
-                    bars.update(tasks[one.item.step.name], completed=_written(run, one))
+                for one in list(running_steps):
+                    bars.update(tasks[one.item.step.name], completed=_finished_shards(run, one))
                     if all(job.done() for job in one.jobs):
-                        running.remove(one)
+                        running_steps.remove(one)
                         with submit.uninterrupted():
-                            again = _settle(request, pipeline, run, one)
-                            if again:
-                                running.append(again)
+                            next_attempt = _finish(request, pipeline, run, one)
+                            if next_attempt:
+                                running_steps.append(next_attempt)
                                 continue
                         bars.update(tasks[one.item.step.name], completed=one.item.shards)
                         console.print(f"{one.item.step.name}: {time.monotonic() - one.begun:.0f} s")
-                        for line in _printed(one, request.settings):
+                        for line in _printed_lines(one, request.settings):
                             console.print(f"  {line}", markup=False, highlight=False)
                 time.sleep(0.1)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and running:
+            if isinstance(error, KeyboardInterrupt) and running_steps:
                 with suppress(OSError):  # the terminal may be closed
                     console.print("stopping: tasks save what they have and end; Ctrl-C again does not wait for them")
-            _stop([job for one in running for job in one.jobs])
+            _stop([job for one in running_steps for job in one.jobs])
             raise
 
 
@@ -111,7 +111,7 @@ def _cores(item: StepPlan) -> int:
     return item.resources.cpus * item.resources.tasks_per_node * max(1, len(item.packs))
 
 
-def _plan_now(request: Request, pipeline: Pipeline, run: Run, step: Step) -> StepPlan:
+def _current_plan(request: Request, pipeline: Pipeline, run: Run, step: Step) -> StepPlan:
     request = Request(stage=step.name, run=request.run, runs=request.runs, recipe=request.recipe,
                       settings=request.settings, profile=request.profile)  # fmt: skip
     return submit.make_plans(request, pipeline.stages, run)[0][0]
@@ -134,7 +134,7 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, code:
         "OMP_NUM_THREADS": str(item.resources.cpus),
         # Threads that wait spin by default: beside anything else on these cores, a step then takes four times as long.
         "OMP_WAIT_POLICY": "passive",
-        **KEPT_MEMORY,
+        **MEMORY_SETTINGS,
         orphans.LAUNCHER: str(os.getpid()),
         **{name: os.path.expandvars(value) for name, value in run.profile.environment.items()},
     }
@@ -144,18 +144,18 @@ def _start(request: Request, pipeline: Pipeline, run: Run, item: StepPlan, code:
     executor.update_parameters(timeout_min=100_000, tasks_per_node=item.resources.tasks_per_node)
     written, failures = len(manifest.read(folder / manifest.NAME)), len(manifest.read(folder / "failures.jsonl"))
     arguments = (str(run.folder), str(submission.folder), name)
-    with orphans.deaf_to_terminal():
+    with orphans.terminal_signals_blocked():
         jobs = [executor.submit(pipeline.run_pack, *arguments, pack) for pack in range(len(item.packs))]
     return _Running(item, jobs, written, failures, code, attempt)
 
 
-def _written(run: Run, one: _Running) -> int:
+def _finished_shards(run: Run, one: _Running) -> int:
     """Shards of the step that are done by now."""
     lines = len(manifest.read(run.folder / one.item.step.name / manifest.NAME))
     return one.item.shards - len(one.item.missing_shards) + lines - one.written
 
 
-def _printed(one: _Running, settings: Settings) -> list[str]:
+def _printed_lines(one: _Running, settings: Settings) -> list[str]:
     """What a CPU job that reads files from outside the run printed of them, such as prepare's counts."""
     stage = one.item.step.stage
     if stage.resources != "cpu" or not stage.external(settings):
@@ -164,21 +164,21 @@ def _printed(one: _Running, settings: Settings) -> list[str]:
     return [line for line in lines if not line.startswith("submitit ")]
 
 
-def _settle(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _Running | None:
+def _finish(request: Request, pipeline: Pipeline, run: Run, one: _Running) -> _Running | None:
     """After a step's tasks have ended: None if it is done, its next attempt, or Failed.
 
     An exception would come again; only what was killed or interrupted is worth another try here.
     """
-    item = _plan_now(request, pipeline, run, one.item.step)
+    item = _current_plan(request, pipeline, run, one.item.step)
     if not item.missing_shards:
         return None
     folder = run.folder / item.step.name
-    failed = len(manifest.read(folder / "failures.jsonl")) > one.failures
-    if failed or one.attempt == item.resources.successors:
+    has_failures = len(manifest.read(folder / "failures.jsonl")) > one.failures
+    if has_failures or one.attempt == item.resources.successors:
         kinds = triage.failure_kinds(
             folder, item.missing_shards, step_submissions=live.newest_submissions(run.folder).get(item.step.name)
         )
-        raise Failed(_why(item, kinds, str(one.jobs[0].paths.stderr)))
+        raise Failed(_describe_failure(item, kinds, str(one.jobs[0].paths.stderr)))
     return _start(request, pipeline, run, item, one.code, one.attempt + 1)
 
 
@@ -191,7 +191,7 @@ def _stop(jobs: list[Any]) -> None:
         time.sleep(0.1)
 
 
-def _why(item: StepPlan, kinds: list[triage.FailureKind], log: str) -> str:
+def _describe_failure(item: StepPlan, kinds: list[triage.FailureKind], log: str) -> str:
     lines = [f"{item.step.name}: {len(item.missing_shards)} of {item.shards} shards are missing"]
     for kind in kinds[:5]:
         lines.append(f"  {kind.count}x {kind.error}")

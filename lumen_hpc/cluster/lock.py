@@ -17,7 +17,7 @@ LOCK = ".submitting"
 """In the run's folder while a command has it; its text names the command: host and process id."""
 handles: set[int] = set()
 """The locks of this process. An sbatch inherits them: what a killed command left at work still has the run."""
-PATIENCE_S, LOOK_S = 120.0, 0.1
+TIMEOUT_S, POLL_INTERVAL_S = 120.0, 0.1
 """How long a command waits for the sbatch of a killed one, and how often it looks."""
 
 
@@ -31,7 +31,7 @@ def held(folder: Path) -> Iterator[None]:
 
     That of another host is not, free or not: where a file system's locks do not reach across hosts, it looks free.
     """
-    path, deadline = folder / LOCK, time.monotonic() + PATIENCE_S
+    path, deadline = folder / LOCK, time.monotonic() + TIMEOUT_S
     while True:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
@@ -39,20 +39,20 @@ def held(folder: Path) -> Iterator[None]:
             raise Busy(f"{folder}: another command was refused and has just removed this new run; try again") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            host, pid = _named(path)
-            mine = host in ("", socket.gethostname())
+            host, pid = _read_holder(path)
+            is_ours = host in ("", socket.gethostname())
         except BlockingIOError:
-            mine, (host, pid) = False, _named(path)
+            is_ours, (host, pid) = False, _read_holder(path)
         except OSError as error:
             os.close(handle)
             raise UserError(f"{path}: this file system has no locks ({error.strerror}); choose runs=FOLDER") from None
-        if mine and _still(path, handle):
+        if is_ours and _is_current(path, handle):
             break
         os.close(handle)
-        if not mine and path.exists():
-            if not _killed(host, pid) or time.monotonic() > deadline:
-                raise _busy(path, host, pid)
-            time.sleep(LOOK_S)
+        if not is_ours and path.exists():
+            if not _is_dead(host, pid) or time.monotonic() > deadline:
+                raise _busy_error(path, host, pid)
+            time.sleep(POLL_INTERVAL_S)
     os.ftruncate(handle, 0)
     os.write(handle, f"{socket.gethostname()} {os.getpid()}".encode())
     handles.add(handle)
@@ -67,10 +67,10 @@ def held(folder: Path) -> Iterator[None]:
 def require_free(folder: Path) -> None:
     """Raises Busy while another command has the run."""
     if is_held(folder):
-        raise _busy(folder / LOCK, *_named(folder / LOCK))
+        raise _busy_error(folder / LOCK, *_read_holder(folder / LOCK))
 
 
-def _busy(path: Path, host: str, pid: str) -> Busy:
+def _busy_error(path: Path, host: str, pid: str) -> Busy:
     return Busy(
         f"{path.parent}: another command (process {pid or '?'} on {host or '?'}) works on this run; "
         f"if it no longer exists, remove {path}"
@@ -88,17 +88,17 @@ def is_held(folder: Path) -> bool:
     except BlockingIOError:
         return True
     else:
-        return _named(folder / LOCK)[0] != socket.gethostname()
+        return _read_holder(folder / LOCK)[0] != socket.gethostname()
     finally:
         os.close(handle)
 
 
-def _killed(host: str, pid: str) -> bool:
+def _is_dead(host: str, pid: str) -> bool:
     """Whether the command that a lock names was on this host and is no more."""
     return host == socket.gethostname() and not Path("/proc", pid).exists()
 
 
-def _named(path: Path) -> tuple[str, str]:
+def _read_holder(path: Path) -> tuple[str, str]:
     """Host and process id in a lock; empty if nobody has written them, or the file is missing."""
     try:
         host, _, pid = read_bytes(path).decode(errors="replace").partition(" ")
@@ -107,7 +107,7 @@ def _named(path: Path) -> tuple[str, str]:
     return host, pid
 
 
-def _still(path: Path, handle: int) -> bool:
+def _is_current(path: Path, handle: int) -> bool:
     """False if the command before removed the file that was opened: then the lock is on nothing."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(handle))

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 LAUNCHER = "LUMEN_LAUNCHER"
 """In a local task's environment: the process id of its launcher."""
 LOCK = ".working"
-OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 """Signals that a terminal sends to all of its processes."""
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 def end_with_launcher(folder: Path) -> None:
@@ -38,18 +38,18 @@ def end_with_launcher(folder: Path) -> None:
     launcher = os.environ.get(LAUNCHER)
     if not launcher or os.environ.get("SUBMITIT_EXECUTOR") != "local":
         return
-    for number in OF_TERMINAL:
+    for number in TERMINAL_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINAL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)  # open as long as the process lives
     fcntl.flock(handle, fcntl.LOCK_SH)
     try:
-        alive = os.pidfd_open(int(launcher))
+        launcher_handle = os.pidfd_open(int(launcher))
     except ProcessLookupError:
         os._exit(1)
 
     def follow() -> None:
-        select.select([alive], [], [])
+        select.select([launcher_handle], [], [])
         print("the command that started this task has ended, and so does the task", flush=True)
         os._exit(1)
 
@@ -57,22 +57,22 @@ def end_with_launcher(folder: Path) -> None:
 
 
 @contextmanager
-def deaf_to_terminal() -> Iterator[None]:
+def terminal_signals_blocked() -> Iterator[None]:
     """What is started in the block never gets a terminal's signals; this process gets them once it has ended.
 
     submitit's process between a launcher and its tasks would kill them within a second of Ctrl-C.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINAL)
+    signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINAL_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
 
 
-def require_none(folder: Path, console: Console) -> None:
+def require_no_tasks(folder: Path, console: Console) -> None:
     """In a launcher: waits until no task of an earlier command works on the run; UserError if one does not end."""
     handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     announced = False
     try:
         while True:

@@ -45,16 +45,19 @@ class Counts:
 
 def of(run: Run) -> Counts:
     """What stage prepare counted with these settings; what is expected where it has not."""
-    return _counted(run) or expected(run.settings)
+    return _prepared_counts(run) or expected(run.settings)
 
 
 def expected(settings: Settings) -> Counts:
     """Sizes of the data: the paper's, or what the phantom settings make."""
     if settings.data.source == "mimic":
-        share, each = settings.prepare.difference_fraction / PAPER_FRACTION, 1 + settings.rewrite.predictions_per_pair
-        asked = round(each * share * (TRAIN.difference + TEST.difference))
-        test, pairs = TEST.diagnostic + round(each * share * TEST.difference), round(share * TEST.difference)
-        questions = TRAIN.diagnostic + TEST.diagnostic + asked
+        share, per_pair = (
+            settings.prepare.difference_fraction / PAPER_FRACTION,
+            1 + settings.rewrite.predictions_per_pair,
+        )
+        pair_questions = round(per_pair * share * (TRAIN.difference + TEST.difference))
+        test, pairs = TEST.diagnostic + round(per_pair * share * TEST.difference), round(share * TEST.difference)
+        questions = TRAIN.diagnostic + TEST.diagnostic + pair_questions
         train = Split(TRAIN.images, TRAIN.diagnostic, share * TRAIN.difference)
         return Counts(TRAIN.images + TEST.images, questions, test, pairs, "the paper's counts", train)
     phantom = settings.data.phantom
@@ -63,19 +66,19 @@ def expected(settings: Settings) -> Counts:
     return Counts(images, 12 * images, int(12 * images * phantom.test_fraction), pairs, "the phantoms' settings")
 
 
-def _counted(run: Run) -> Counts | None:
+def _prepared_counts(run: Run) -> Counts | None:
     folder = run.path("prepare")
     line = manifest.latest(folder).get(0)
     if line is None or line["config"] != config_file.digest(run.settings, PREPARED_BY):
         return None
     try:
-        found = read_json(folder / "counts.json", {})
-        splits = {name: {key: one["ours"] for key, one in split.items()} for name, split in found["splits"].items()}
+        counts = read_json(folder / "counts.json", {})
+        splits = {name: {key: one["ours"] for key, one in split.items()} for name, split in counts["splits"].items()}
         sizes = {key: Split(one["images"], one["diagnostic"], one["difference"]) for key, one in splits.items()}
-        train, test, ahead = sizes["train"], sizes["test"], run.settings.rewrite.predictions_per_pair
-        questions = found["kept"] + ahead * sum(split.difference for split in sizes.values())
-        test_questions = test.diagnostic + (1 + ahead) * test.difference
-        images, pairs = found["studies"]["asked_about"], int(test.difference)
+        train, test, per_pair = sizes["train"], sizes["test"], run.settings.rewrite.predictions_per_pair
+        questions = counts["kept"] + per_pair * sum(split.difference for split in sizes.values())
+        test_questions = test.diagnostic + (1 + per_pair) * test.difference
+        images, pairs = counts["studies"]["asked_about"], int(test.difference)
     except (ValueError, KeyError, TypeError, AttributeError, OSError):  # corrupt, which the stage's next reader reports
         return None
     return Counts(images, int(questions), int(test_questions), pairs, "the counts of stage prepare", train)

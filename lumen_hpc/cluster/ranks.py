@@ -27,10 +27,10 @@ def of_this_machine() -> Ranks:
         return Ranks()
     from submitit import JobEnvironment
 
-    here = JobEnvironment()
+    environment = JobEnvironment()
     return Ranks(
-        rank=here.global_rank, world_size=here.num_tasks, local_rank=device(here.local_rank),
-        master_addr=here.hostnames[0], nodes=here.num_nodes, job=f"{here.job_id}-0",
+        rank=environment.global_rank, world_size=environment.num_tasks, local_rank=device(environment.local_rank),
+        master_addr=environment.hostnames[0], nodes=environment.num_nodes, job=f"{environment.job_id}-0",
     )  # fmt: skip
 
 

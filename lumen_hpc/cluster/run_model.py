@@ -78,13 +78,13 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
     folder = weights_folder(run, model, weights)
     if not weights:
         folder = verify(folder, run.profile.cache)
-    opened = open_model(folder, run=run.folder)
+    nvila_model = open_model(folder, run=run.folder)
     settings = run.settings
-    form = opened.config.prompt_form
-    if form.clinical or (settings.instruct.clinical and not weights):
+    prompt_form = nvila_model.config.prompt_form
+    if prompt_form.clinical or (settings.instruct.clinical and not weights):
         raise UserError(f"{model} was trained with lines of the clinical state, which a question here cannot have")
     experts = None
-    if form.expert_text if weights else settings.instruct.expert_text:
+    if prompt_form.expert_text if weights else settings.instruct.expert_text:
         from lumen_hpc.serving.expert_words import ExpertWords
 
         if not weights and settings.experts.model == "xrv" and (reason := foreign(run.folder.resolve())):
@@ -93,7 +93,7 @@ def open_model(run: Run, model: str, weights: str = "") -> TrainedModel:
                 "copy the run if you trust whoever wrote it"
             )
         experts = ExpertWords(settings.experts, cache=run.profile.cache, pretrained=run.path("pretrain"))
-    return TrainedModel(opened, experts=experts, max_new_tokens=settings.predict.max_new_tokens)
+    return TrainedModel(nvila_model, experts=experts, max_new_tokens=settings.predict.max_new_tokens)
 
 
 COMPARISON_WORDS = re.compile(
@@ -104,10 +104,10 @@ COMPARISON_WORDS = re.compile(
 
 def _warnings(question: Question) -> Iterator[str]:
     """What whoever asks may not have meant; the question is answered all the same."""
-    will = "will" in question.text.casefold().split()
-    if len(question.files) == 1 and COMPARISON_WORDS.search(question.text) and not will:
+    asks_future = "will" in question.text.casefold().split()
+    if len(question.files) == 1 and COMPARISON_WORDS.search(question.text) and not asks_future:
         yield "the question seems to compare, and one image is given; reference=FILE is the earlier one"
-    if len(question.files) == 2 and will:
+    if len(question.files) == 2 and asks_future:
         yield "the question asks what will be, which is learned from one image: give the earlier one alone, image="
     if len(question.files) == 2:
         if question.files["image"] == question.files["reference"]:
@@ -135,14 +135,14 @@ def ask(request: Request, run: Run) -> int:
 
     raise_interrupts()
     question = read_question(request.question, files, days)
-    for doubt in _warnings(question):
-        print(f"lumen: {doubt}", file=sys.stderr)
+    for warning in _warnings(question):
+        print(f"lumen: {warning}", file=sys.stderr)
     print(f"loading {weights or name} …", file=sys.stderr, flush=True)
     model = open_model(run, name, weights)
     reply = model.answer(question)
     if reply.cut:
-        most = run.settings.predict.max_new_tokens
-        print(f"lumen: the answer was cut after {most} tokens (predict.max_new_tokens)", file=sys.stderr)
+        max_new_tokens = run.settings.predict.max_new_tokens
+        print(f"lumen: the answer was cut after {max_new_tokens} tokens (predict.max_new_tokens)", file=sys.stderr)
     if request.json:
         print(
             json.dumps({"answer": reply.answer, "findings": reply.findings, "prompt": reply.prompt, "cut": reply.cut})

@@ -27,14 +27,18 @@ def submit(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
     chained = first.stage not in ("", "fetch") and not graph.on_request(pipeline.stages, first.stage)
     if first.profile.executor == "slurm" and chained:
         with slurm.prefetch():
-            runs = [(each, submission.open_run(each)) for each in requests]
-            plans = [item for each, run in runs for item in submission.make_plans(each, pipeline.stages, run)[0]]
+            runs = [(one_request, submission.open_run(one_request)) for one_request in requests]
+            plans = [
+                item
+                for one_request, run in runs
+                for item in submission.make_plans(one_request, pipeline.stages, run)[0]
+            ]
         print(f"GPU-hours of all of them: {plan.total_gpu_hours(plans):.1f}")
         if not first.dry_run:
             refusals.require_within_budget(first, plans, len(requests))
     codes: list[int] = []
     for request in requests:
-        with _naming(request.run, names, len(codes)):
+        with _name_run_in_errors(request.run, names, len(codes)):
             codes.append(commands.submit(request, pipeline))
     elsewhere = submission.open_run(first).runs_argument
     place = f" profile.runs={elsewhere}" if elsewhere else ""
@@ -44,7 +48,7 @@ def submit(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
 
 
 @contextmanager
-def _naming(run: str, names: list[str], done: int) -> Iterator[None]:
+def _name_run_in_errors(run: str, names: list[str], done: int) -> Iterator[None]:
     """Says which run was refused or interrupted, and what became of the others."""
     others = [f"{', '.join(names[:done])}: submitted or finished before, and not withdrawn"] * (done > 0)
     others += [f"{', '.join(names[done + 1 :])}: not begun"] * (done + 1 < len(names))

@@ -109,7 +109,7 @@ def failure_kinds(
     ]
     usage_by_job = usage([row["job"] for row in killed_attempts if row["job"]]) or {}
     full_disk_message = (
-        full_disk.full(folder) if killed_attempts else ""
+        full_disk.no_room_message(folder) if killed_attempts else ""
     )  # so that a task could not even record its end
     for row in killed_attempts:
         error, fix_text = (
@@ -211,7 +211,7 @@ def early_failures(
     if not idle_tasks:
         return []
     usage_by_job = usage([name for name, _ in idle_tasks]) or {}
-    full_disk_message = full_disk.full(folder) if folder.is_dir() else ""
+    full_disk_message = full_disk.no_room_message(folder) if folder.is_dir() else ""
     blocker, gate_log = _find_blocker(run, step) if inputs_done else ("", None)
     kinds: dict[str, FailureKind] = {}
     for name, pack_begun in idle_tasks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import importlib
-import json
 import logging
 import os
 import signal
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lumen_hpc import progress
-from lumen_hpc.cluster import gate, graph, manifest, orphans, plan, repair, slurm, snapshot
+from lumen_hpc.cluster import graph, manifest, orphans, plan, plan_file, repair, slurm, snapshot
 from lumen_hpc.cluster.attempts import Attempts, job_id
 from lumen_hpc.cluster.ranks import of_this_machine
 from lumen_hpc.cluster.shards import Written, sweep, write_shard
@@ -46,9 +45,10 @@ def run_pack(
     _configure_logging()
     run, step, all_steps = _open_step(pipeline.stages, Path(folder), Path(submission), step_name)
     run.keep_private()
-    if ranks is not None:
-        gate.record(Path(submission), job_id().split("_")[0])
-    submitted = json.loads((Path(submission) / "plan.json").read_text())
+    if ranks is None:
+        submitted = plan_file.read(Path(submission))
+    else:
+        submitted = plan_file.wait_for(Path(submission), job_id().split("_")[0])
     snapshot.require_submitted(run.folder, submitted["code"])
     shards = submitted["packs"][step_name][pack]
     _use_scratch(run.profile.scratch)
@@ -159,7 +159,7 @@ def _cancel_successors(submission: Path | None) -> None:
         return
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     current_job = array or os.environ["SLURM_JOB_ID"]
-    jobs = json.loads((submission / "plan.json").read_text())["jobs"]
+    jobs = plan_file.read(submission)["jobs"]
     own_record = next((job for job in jobs if job["id"] == current_job), None)
     if own_record is None:  # the submitting command is still at it: Slurm's dependencies have to do
         return

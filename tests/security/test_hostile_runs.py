@@ -361,4 +361,4 @@ def test_the_name_of_a_log_is_shown_without_terminal_codes(run, printed):
 
 def test_a_line_of_a_log_has_an_end(tmp_path):
     (tmp_path / "x.out").write_text("a" * 200_000 + "\n")
-    assert [len(line) for line in logs.ending(tmp_path / "x.out")] == [logs.LONGEST]
+    assert [len(line) for line in logs.tail(tmp_path / "x.out")] == [logs.MAX_LINE_LENGTH]

@@ -62,7 +62,7 @@ def test_a_failure_cannot_write_lines_of_its_own_into_the_status(tmp_path, capsy
 
 def test_a_line_of_a_log(tmp_path):
     (tmp_path / "task.out").write_text(f"before\n{ATTACK}\n")
-    shown("".join(logs.ending(tmp_path / "task.out")))
+    shown("".join(logs.tail(tmp_path / "task.out")))
 
 
 def test_the_message_of_a_wrong_command(capsys):

@@ -66,17 +66,17 @@ def test_while_steps_of_the_earlier_settings_are_queued_nothing_is_submitted(fin
         step.name: StepPlan(step, 1, [], [], Resources()) for step in graph.steps(PIPELINE.stages, request.settings)
     }
     plans["predict-nvila"].live_shards = [0]  # which the change does not touch
-    changes.require_still(request, found, list(plans.values()))
+    changes.require_no_conflict(request, found, list(plans.values()))
     plans["train-lumen"].live_shards = plans["evaluate"].live_shards = [0]
     with pytest.raises(UserError, match=r"evaluate, train-lumen queued or running .* cancel run=first"):
-        changes.require_still(request, found, list(plans.values()))
+        changes.require_no_conflict(request, found, list(plans.values()))
 
 
 @pytest.mark.parametrize(
     ("value", "shown"), [(None, "none"), ("", "(empty)"), (0, "0"), ("x" * 60, "x" * 60), ("x" * 61, "x" * 59 + "…")]
 )
 def test_a_value_is_shown_in_a_line(value: object, shown: str) -> None:
-    assert changes.short(value) == shown
+    assert changes.shorten(value) == shown
 
 
 def test_speed_alone_loses_nothing(finished: list[str]) -> None:

@@ -30,7 +30,7 @@ LEAKS = [
 
 @pytest.fixture
 def nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(environment._take()):
+    for name in list(environment._remove_variables()):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import jobs
-from lumen_hpc.cluster import gate, graph, slurm, snapshot, worker
+from lumen_hpc.cluster import gate, graph, plan_file, slurm, snapshot, worker
 from lumen_hpc.cluster.stage import Pipeline, Ranks, Run, Stage
 from lumen_hpc.config.request import Request
 from tests.cluster.offline.offline_graph import finish, submit_chain
@@ -20,7 +20,8 @@ def submitted(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Run, dict[str, list[str]], Path]:
     """A submission, whose gate of `first` is this process; its job ids by step, links first; its folder."""
-    monkeypatch.setattr(gate, "visibility_delay", lambda folder: 0.0)
+    for module in (gate, plan_file):
+        monkeypatch.setattr(module, "visibility_delay", lambda folder: 0.0)
     run, jobs = submit_chain(request_here, stages)
     ids: dict[str, list[str]] = {}
     for job in jobs:
@@ -81,8 +82,8 @@ def test_a_job_waits_for_its_record_as_long_as_sbatch_may_take_to_answer(
     plan.write_text(json.dumps(json.loads(late) | {"jobs": []}))
     moments = iter((0.0, 30.0, 59.0))  # what the command waits for is no concern of the folder's file system
     answers = SimpleNamespace(monotonic=lambda: next(moments), sleep=lambda _: plan.write_text(late))
-    monkeypatch.setattr(gate, "time", answers)
-    assert gate.record(folder, ids["first"][0])["step"] == "first"
+    monkeypatch.setattr(plan_file, "time", answers)
+    assert plan_file.wait_for(folder, ids["first"][0]) == json.loads(late)
 
 
 def test_a_job_that_no_submission_knows_does_no_work(

@@ -135,7 +135,7 @@ def test_whatever_ends_the_command_lets_its_tasks_save(tmp_path: Path, how: str)
     words = ("stage=full", "profile=local", "recipe=demo", "run=ended", f"runs={runs}", "experts.shards=1")
     process = subprocess.Popen(
         [sys.executable, "launch.py", *words], cwd=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        start_new_session=True, preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in orphans.OF_TERMINAL],
+        start_new_session=True, preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in orphans.TERMINAL_SIGNALS],
     )  # fmt: skip
     with process:
         try:

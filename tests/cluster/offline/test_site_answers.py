@@ -168,7 +168,7 @@ def test_a_gate_that_cannot_start_now_says_why_its_readers_wait(
 
 
 def test_words_of_sacct_where_a_number_should_be_say_nothing() -> None:
-    found = accounting.read(
+    found = accounting.parse(
         "7|FAILED|x|INVALID|||n1\n7.batch|FAILED|1:INVALID|4|10K|INVALID|n1\n8|NODE_FAIL|1:0|||2.5|n1\n"
     )
     assert (found["7"].seconds, found["7"].signal, found["7"].peak_bytes, found["7"].joules) == (0, 0, 10240, None)

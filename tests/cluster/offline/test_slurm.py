@@ -388,7 +388,7 @@ def test_a_slow_sacct_is_waited_for_once_a_status(
 
 @pytest.mark.parametrize("answer", ["", "7|", "7|FAILED|1:0|4|", "7||||||", "Slurm accounting storage is disabled"])
 def test_an_answer_of_sacct_that_is_cut_off_says_nothing(answer: str):
-    assert accounting.read(answer) == {}
+    assert accounting.parse(answer) == {}
 
 
 def test_people_are_told_what_a_command_waits_for(capsys: pytest.CaptureFixture):

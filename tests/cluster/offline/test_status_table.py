@@ -108,7 +108,7 @@ def test_logs_shows_the_end_of_a_failed_steps_log_and_its_err(tmp_path: Path) ->
 
 def test_a_bar_in_a_log_shows_its_last_state(tmp_path: Path) -> None:
     path = log(tmp_path, "train", "9_0_log.out", "start\n 10%|#\r 50%|#####\r100%|##########\nend\n", 0)
-    assert logs.ending(path) == ["start", "100%|##########", "end"]
+    assert logs.tail(path) == ["start", "100%|##########", "end"]
 
 
 def test_without_logs_it_says_so(tmp_path: Path) -> None:

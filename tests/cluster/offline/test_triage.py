@@ -84,7 +84,7 @@ def test_slurm_is_asked_how_a_task_ended_that_recorded_nothing(tmp_path: Path):
     for pack, job in enumerate(("7_0", "7_1", "7_2", "7_3")):
         row = {"pack": pack, "attempt": 1, "event": "began", "chain": "0001", "job": job, "node": "n2"}
         manifest.append(tmp_path / "attempts.jsonl", row)
-    accounted = accounting.read(
+    accounted = accounting.parse(
         "7_0|OUT_OF_MEMORY|0:125|61|||n1\n7_0.batch|OUT_OF_MEMORY|0:125|61|1000K||n1\n"
         + "7_1|CANCELLED by 1000|0:15|9|||n1\n7_2|FAILED|0:9|9|||n1\n7_3|RUNNING|0:0|9|||n1\n"
     )
@@ -106,7 +106,7 @@ def test_memory_and_energy_come_from_a_jobs_steps_and_marks_for_no_value_are_non
         "5.0|COMPLETED|0:0|90|1.5G|500", "6_3|COMPLETED|0:0|8||18446744073709551614", "6_3.batch|COMPLETED|0:0|8||0",
         "6_[4-9]|PENDING|0:0|0||",
     )  # fmt: skip
-    found = accounting.read("\n".join(f"{line}|n1" for line in lines))
+    found = accounting.parse("\n".join(f"{line}|n1" for line in lines))
     assert (found["5"].peak_bytes, found["5"].joules, found["5"].seconds) == (1.5 * 2**30, 700, 100)
     assert (found["6_3"].peak_bytes, found["6_3"].joules) == (None, None)
 
@@ -209,7 +209,7 @@ def test_a_full_disk_is_named_by_its_mount_point(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.undo()
     text = full_disk.explain(caught.value, tmp_path)
-    assert f"the file system {full_disk.mount(tmp_path)} when this was written: {tmp_path / 'x'}" in text
+    assert f"the file system {full_disk.mount_point(tmp_path)} when this was written: {tmp_path / 'x'}" in text
     assert triage.fix(text) == full_disk.FIX
     quota = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/home/me/cache")
     assert full_disk.explain(quota, tmp_path) == "No space left: the quota of /home/me/cache is used up"
