@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         code = _main(arguments)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Progress in words and bars: a bar that redraws on a terminal, and in a log a whole line of it now and then."""
+"""Progress in words and bars: on a terminal a bar that redraws, in a log a whole line now and then."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 INTERVAL_S = 30.0
-"""Between two lines of a bar in a log; work that takes less leaves none."""
+"""Seconds between two lines of a bar in a log; shorter work leaves none."""
 
 
 def spell(seconds: float | None) -> str:

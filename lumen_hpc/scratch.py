@@ -19,7 +19,7 @@ def private_scratch(purpose: str) -> Path:
     """A new node-local folder of mode 0700 that is removed when this process ends.
 
     It lies in LUMEN_SCRATCH (`profile.scratch`), else in the system's temporary folder. Its name cannot be guessed, so
-    nobody can create it beforehand. What killed processes of this user left on this node is removed too. Raises
+    nobody can create it beforehand. Leftovers of this user's killed processes on this node are removed too. Raises
     UserError if the scratch folder is missing, or another user could replace what lies in it.
     """
     top = Path(os.environ.get("LUMEN_SCRATCH") or tempfile.gettempdir())

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 
 class Beat(Protocol):
-    """Says that a task goes on: `Watchdog.beat`, or `unwatched`."""
+    """Reports that a task makes progress: `Watchdog.beat`, or `unwatched`."""
 
     def __call__(self, doing: str = ..., within: float = ..., waits: bool = ...) -> None:
         """`doing`: what comes now. `within`: seconds to the next beat, if fewer than the watchdog's limit. `waits`:
@@ -24,7 +24,7 @@ class Beat(Protocol):
 
 
 def unwatched(doing: str = "", within: float = 0.0, waits: bool = False) -> None:
-    """A beat that nobody waits for."""
+    """A beat that no watchdog reads."""
 
 
 class Watchdog:

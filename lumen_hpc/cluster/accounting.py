@@ -1,4 +1,4 @@
-"""What Slurm's accounting knows of a run's jobs (sacct): how each ended, how long it ran, memory and energy."""
+"""Slurm's accounting of a run's jobs (sacct): how each ended, how long it ran, memory and energy."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Accounting:
     def usage(self, jobs: Iterable[str]) -> dict[str, Usage] | None:
         """Usage by job id (123, or 123_4 in an array); None where Slurm keeps no account or does not answer in time.
 
-        It is not asked again after it has failed: each step of a status would wait for it.
+        After a failure it is not asked again: each step of a status would wait.
         """
         arrays = sorted({job.split("_")[0] for job in jobs if job})
         if not arrays:

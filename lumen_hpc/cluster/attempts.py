@@ -1,4 +1,4 @@
-"""The attempts at a pack: each beginning, end and failure is recorded, and the budget of crashes is held.
+"""The attempts at a pack: records each beginning, end and failure, and keeps the budget of crashes.
 
 The lines are in `attempts.jsonl` and `failures.jsonl` of the step's folder.
 """
@@ -19,7 +19,7 @@ from lumen_hpc.errors import UserError
 
 EXIT_STUCK = 76
 UNENDED_EVENTS = ("began", "asked")
-"""Events after which an attempt goes on: it began, and it was asked to stop."""
+"""Events of an attempt that has not ended: it began, or it was asked to stop."""
 
 
 class Attempts:
@@ -46,10 +46,10 @@ class Attempts:
         return row["pack"] == self.pack and row.get("try") != _try_id()
 
     def shards_within_budget(self, todo: list[int]) -> list[int]:
-        """The shards worth another try: none once this submission's chain has spent its crashes or preemptions.
+        """The shards worth another try: none once this submission has spent its budget of crashes or preemptions.
 
-        The same for each rank, however late it asks. What was killed after it had been asked to stop, because it could
-        not save in time, is no crash.
+        The answer is the same for each rank, however late it asks. A task that was killed after a request to stop,
+        because it could not save in time, is no crash.
         """
         chain_rows = [row for row in self.earlier_rows if row["chain"] == _submission_name()]
         last_events = {row["attempt"]: row["event"] for row in chain_rows if row["event"] != "began"}
@@ -84,14 +84,14 @@ class Attempts:
     def record_end(self, event: str) -> None:
         self._is_over = True
         details: dict[str, Any] = {"waited": round(self.wait_seconds, 3)} if self.wait_seconds else {}
-        # Asked last, since it could start CUDA before the work forks; and not of a driver that may hang.
+        # Last, since the question could start CUDA before the work forks; not if stuck, since the driver may hang.
         if event != "stuck" and (warning := self._missing_gpu_warning()):
             print(f"pack {self.pack}: {warning}", file=sys.stderr, flush=True)
             details["blind"] = warning
         self._record(event, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, **details)
 
     def _missing_gpu_warning(self) -> str:
-        """What a task with GPUs says where torch, which it has loaded, sees none; else empty.
+        """A warning where a task has GPUs and the torch that it loaded sees none; else empty.
 
         An environment whose torch does not fit the node's driver computes on the CPU, right and for days.
         """

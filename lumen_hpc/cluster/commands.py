@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 MIN_WIDTH = 80
-"""Columns that a table takes at least: in fewer, rich leaves columns without a character."""
+"""Minimal width of a table: in less, rich leaves columns without a character."""
 
 
 def submit(request: Request, pipeline: Pipeline) -> int:
@@ -97,7 +97,7 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, run_changes: changes
 
 
 def announcement(request: Request, pipeline: Pipeline) -> str:
-    """What runs where, in a line: a forgotten profile shows here."""
+    """One line that says what runs where, so that a forgotten profile shows."""
     count = len(refusals.steps_of(request, pipeline))
     data = "phantoms" if request.settings.data.source == "phantom" else "MIMIC-CXR"
     name = Path(request.profile.name).stem
@@ -109,7 +109,7 @@ def announcement(request: Request, pipeline: Pipeline) -> str:
 
 
 def _warnings(request: Request) -> Iterator[str]:
-    """What a user may not have meant: a forgotten profile, or the name of a run with a typo."""
+    """Likely mistakes: a forgotten profile, or a typo in a run's name."""
     if not request.profile_named and slurm.installed():
         yield "no profile is named (profile=NAME or LUMEN_PROFILE), so nothing goes to this machine's Slurm"
     if request.recorded_settings is None:
@@ -189,7 +189,7 @@ def _address_announcement(run: Run, stage: str) -> Iterator[None]:
 
 
 def _print_jobs(jobs: list[live.JobRecord]) -> None:
-    """A line a step: its job, the successors that stand by, and the gate that its readers wait for."""
+    """One line per step: its job, its standby successors, and the gate that its readers wait for."""
     for first in jobs:
         if first["link"] or first.get("gate"):
             continue

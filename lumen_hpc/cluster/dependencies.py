@@ -71,7 +71,7 @@ def jobs(
     Every link waits for the steps it reads too, so that what was cancelled because its input failed is not started
     again by its own successor. Where shards correspond, a pack starts when the pack it reads has succeeded
     (aftercorr), which needs a site that removes jobs whose dependency cannot be met: otherwise it would block its
-    own successor for ever.
+    own successor forever.
     """
     all_jobs: list[Link | Gate] = []
     end_labels: dict[str, list[str]] = {step: list(ids) for step, ids in upstream_job_ids.items()}

@@ -1,4 +1,4 @@
-"""Drops what a submission must not inherit from the shell it is started in: the profile alone decides.
+"""Drops the variables that a submission must not inherit from its shell: the profile alone decides.
 
 `SBATCH_…` variables override the profile in silence, those of an allocation (`srun`, `salloc`, an editor on a node)
 bind the new jobs to its cores, those of another launcher (mpirun, torchrun) say which process this is, and `SQUEUE_…`
@@ -39,7 +39,7 @@ KEPT_VARIABLES = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTER
 def drop(report: bool = False) -> None:
     """Removes such variables from this process's environment; `report` names on stderr those that would change jobs.
 
-    Of the many that an allocation sets, its job's id stands for all. Raises UserError where several clusters are named.
+    For the many variables of an allocation, it names the job's id. Raises UserError where several clusters are named.
     """
     if "," in (clusters := os.environ.get("SLURM_CLUSTERS", "")) or clusters == "all":
         raise UserError(f"SLURM_CLUSTERS={clusters}: the jobs of a run are on one cluster, which numbers them; name it")

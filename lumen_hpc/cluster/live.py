@@ -1,4 +1,4 @@
-"""The jobs of a run's submissions that are in the queue now: whose they are, which shards they hold, what is stuck."""
+"""The jobs of a run's submissions that are in the queue: their owners, their shards, and which can never start."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def shards(run: Run, queued_jobs: dict[str, slurm.Job]) -> tuple[dict[str, set[i
 def stuck_ids(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
     """Ids of queued jobs whose dependency has failed, or that wait for such jobs, directly or not.
 
-    Slurm says DependencyNeverSatisfied of the first kind alone, and keeps both for ever unless configured otherwise.
+    Slurm says DependencyNeverSatisfied of the first kind alone, and keeps both forever unless configured otherwise.
     """
     pending_jobs = [
         (job, job_tasks)

@@ -1,4 +1,4 @@
-"""One command at a time holds a run, by a lock that the kernel releases however the command ends."""
+"""One command at a time holds a run, by a lock that the kernel releases whenever the command ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lumen_hpc.files import read_bytes
 LOCK = ".submitting"
 """In the run's folder while a command has it; its text names the command: host and process id."""
 handles: set[int] = set()
-"""The locks of this process. An sbatch inherits them: what a killed command left at work still has the run."""
+"""The locks of this process. An sbatch inherits them, so that the run stays locked if its command is killed."""
 TIMEOUT_S, POLL_INTERVAL_S = 120.0, 0.1
 """How long a command waits for the sbatch of a killed one, and how often it looks."""
 
@@ -27,9 +27,9 @@ class Busy(UserError):
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Holds a run. The lock of a dead process of this host is taken over, once no sbatch of it is at work any more.
+    """Holds a run. It takes over the lock of a dead process of this host once no sbatch of that process is at work.
 
-    That of another host is not, free or not: where a file system's locks do not reach across hosts, it looks free.
+    It never takes over the lock of another host: where a file system's locks do not reach across hosts, it looks free.
     """
     path, deadline = folder / LOCK, time.monotonic() + TIMEOUT_S
     while True:
@@ -94,7 +94,7 @@ def is_held(folder: Path) -> bool:
 
 
 def _is_dead(host: str, pid: str) -> bool:
-    """Whether the command that a lock names was on this host and is no more."""
+    """Whether the command that a lock names ran on this host and has ended."""
     return host == socket.gethostname() and not Path("/proc", pid).exists()
 
 

@@ -33,7 +33,7 @@ def relevant_steps(folder: Path, steps: Sequence[StepStatus]) -> list[str]:
 
 
 def lines(folder: Path, steps: Sequence[StepStatus]) -> Iterator[str]:
-    """What the verb prints."""
+    """The lines that `launch.py logs` prints."""
     names = relevant_steps(folder, steps)
     failure_logs = {kind["log"] for item in steps for kind in item.failures if kind.get("log")}
     logs = sorted(
@@ -62,5 +62,5 @@ def lines(folder: Path, steps: Sequence[StepStatus]) -> Iterator[str]:
 
 
 def tail(path: Path) -> list[str]:
-    """The last lines of a log; of a line that redraws itself, what it showed last."""
+    """The last lines of a log; a line that redraws itself counts as its last state."""
     return [visible(line.rpartition("\r")[2][:MAX_LINE_LENGTH]) for line in last_lines(path, MAX_LINES)]

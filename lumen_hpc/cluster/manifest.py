@@ -1,4 +1,4 @@
-"""What has finished: a line of `manifest.jsonl` a shard, with its digest, and whether the shard still matches it.
+"""What has finished: one line of `manifest.jsonl` per shard, with its digest, and whether the shard still matches it.
 
 A shard is done when its file matches its line, and the line's `of`, `config` and `inputs` are today's. A file
 whose size and time are those of its line is taken to match; any other is hashed again. Everything else is missing.
@@ -35,8 +35,8 @@ def now() -> str:
 def sync(folder: Path) -> None:
     """Makes the names of shards and the manifest's lines durable.
 
-    Whoever writes many shards calls it now and then: what a power cut takes before that is merely missing, since a
-    shard counts only when its name, its bytes and its line agree.
+    A writer of many shards calls it now and then. What a power cut destroys before that is merely missing: a shard
+    counts only when its name, its bytes and its line agree.
     """
     for path in (folder, folder / NAME):
         sync_file(path)
@@ -45,7 +45,7 @@ def sync(folder: Path) -> None:
 def append(path: Path, row: dict[str, Any]) -> None:
     """Appends one line, whole or not at all; concurrent writers on one file system take turns.
 
-    A torn last line, of a writer that was killed, is stepped over. Raises OSError where `path` is a link: it could lead
+    A torn last line of a killed writer counts as no line. Raises OSError where `path` is a link: it could lead
     to a file that somebody else wants to be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def latest(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def finished_count(folder: Path) -> int:
-    """Into how many shards the newest finished work was divided."""
+    """The number of shards of the newest finished work."""
     rows = read(folder / NAME)
     return rows[-1]["of"] if rows else 0
 
@@ -178,7 +178,7 @@ _verified_cache: dict[Path, tuple[int, set[tuple[str, int, str]]]] = {}
 
 
 def _hash_matches(path: Path, status: os.stat_result, sha: str, folder: Path) -> bool:
-    """Whether a file of another time than its line's has that hash; read once for each time that it has."""
+    """Whether a file whose time differs from its line's has that hash; it is read once per modification time."""
     notes_file = folder / VERIFIED
     entry = (os.path.relpath(path, folder), status.st_mtime_ns, sha)
     size = notes_file.stat().st_size if notes_file.exists() else 0

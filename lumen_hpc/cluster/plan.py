@@ -17,7 +17,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.training.speed import Progress
 
 PACK_SECONDS = 1800
-"""Work a task is given once a pilot shard's time is known: long against its start-up, short against its loss."""
+"""Work per task once a pilot shard's time is known: long beside its start-up, short enough to lose."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class StepPlan:
     step: Step
     shards: int
     missing_shards: list[int]
-    """Shards to run, with those whose input is unfinished; the node leaves out what proves done."""
+    """Shards to run, and those whose input is unfinished; the node skips the ones that turn out finished."""
     packs: list[list[int]]
     resources: Resources
     live_shards: list[int] = field(default_factory=list)

@@ -1,6 +1,6 @@
 """`launch.py check`: profile and settings against the live cluster and the disks, before anything is submitted.
 
-Each result says what was looked at, what was found and what would fix it. Nothing is changed or submitted.
+Each result names what was checked, the value found and the fix. Nothing is changed or submitted.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def check_cluster(profile: Profile) -> Iterator[CheckResult]:
 
 
 def why_refused(profile: Profile) -> str:
-    """What of the profile does not fit the cluster, after Slurm refused a job of it; empty where nothing is found."""
+    """What in the profile does not fit the cluster, after Slurm refused a job; empty where nothing is found."""
     try:
         slurm.partitions()
     except UserError:
@@ -211,9 +211,9 @@ REPLACED_OPTIONS = {"partition", "time", "nodes", "mem", "cpus-per-task", "ntask
 
 
 def unfit_resources(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[str, CheckResult]]:
-    """Kind by kind, what of these resources the cluster can never give; nothing where it does not answer.
+    """Kind by kind, requests that the cluster can never satisfy; nothing where it does not answer.
 
-    Slurm itself takes some of it, and lets the jobs wait for ever. Where the profile names no partition, the site may
+    Slurm accepts some of them, and their jobs wait forever. Where the profile names no partition, the site may
     choose one by account, qos or features, and only Slurm can tell.
     """
     kinds_with_partition = [
@@ -252,7 +252,7 @@ def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition
 
 
 def _excess_requests(key: str, resources: Resources, matching: list[slurm.Partition]) -> Iterator[CheckResult]:
-    """What is more than the partition's nodes have, or than it allows a job, where no qos may allow more time."""
+    """Requests beyond the partition's nodes, or beyond its limits for a job, unless a qos may allow more time."""
     gpus, nodes = max(item.gpus for item in matching), sum(item.nodes for item in matching)
     cpus, limit = max(item.cpus for item in matching), max(item.minutes for item in matching)
     memory = max(item.memory_mb for item in matching)

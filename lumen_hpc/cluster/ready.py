@@ -1,4 +1,4 @@
-"""Whether what a run reads from outside is there: datasets, weights, images of containers, and sizes that fit.
+"""Checks what a run reads from outside: datasets, weights, images of containers, and sizes that fit.
 
 `check` shows all of it; a submission refuses what its own steps need, before anything is created. Paths under
 `profile.node_paths` are on the nodes alone and are not looked at.
@@ -214,7 +214,7 @@ def setup(profile: Profile) -> Iterator[CheckResult]:
 
 
 def sizes(settings: Settings, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
-    """Values that do not fit one another, found here rather than after a model was loaded."""
+    """Values that do not fit one another, refused here rather than after a model was loaded."""
     counts = question_counts.expected(settings)
     for stage, shards, rows, name in (
         ("experts", settings.experts.shards, counts.images, "images"),

@@ -80,7 +80,7 @@ REASONS: tuple[tuple[str, Reason], ...] = (
     ("BurstBuffer", Reason("it waits for its burst buffer", True, "wait, or profile.additional.bb")),
     ("BeginTime", Reason("it waits for its time of beginning, as after a requeue", True, "wait")),
 )
-"""Reasons that say more than that others are first."""
+"""Reasons that are more than a turn in the queue."""
 
 
 def explain(reason: str) -> Reason | None:

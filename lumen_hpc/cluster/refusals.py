@@ -26,7 +26,7 @@ def steps_of(request: Request, pipeline: Pipeline) -> list[Step]:
 
 
 def require_valid(request: Request, pipeline: Pipeline) -> None:
-    """Raises UserError for settings and recipes that cannot be meant, before anything is created."""
+    """Raises UserError for invalid settings and recipes, before anything is created."""
     steps = steps_of(request, pipeline)
     unused_settings.require_fitting(request.settings, request.recipe, {step.stage.name for step in steps})
     unused_settings.require_used(request.settings, request.setting_keys)
@@ -141,7 +141,7 @@ def profile_hint(request: Request) -> str:
 
 
 def of_settings(request: Request, pipeline: Pipeline) -> Iterator[CheckResult]:
-    """The fault for which a submission would refuse these settings."""
+    """The reason for which a submission would refuse these settings."""
     try:
         require_valid(request, pipeline)
     except UserError as error:

@@ -1,7 +1,7 @@
 """Verifies what a task reads when the task begins, and has corrupt shards written again before it goes on.
 
 The corrupt shards are submitted as jobs of their own step, as the user's same command would do, and the task waits for
-them. It holds its nodes meanwhile, but no downstream job is lost. What was read before the corruption stays valid.
+them. It holds its nodes meanwhile, but no downstream job is lost. Results read before the corruption stay valid.
 Where a job cannot submit (no sbatch on the nodes, the local executor) it fails and names the file.
 """
 

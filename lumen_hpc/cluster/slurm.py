@@ -57,7 +57,7 @@ def installed() -> bool:
 
 
 class Unreachable(UserError):
-    """The controller does not answer now; the same question may be answered later."""
+    """The controller does not answer now; a later query may succeed."""
 
 
 UNREACHABLE_MESSAGE = re.compile(
@@ -83,14 +83,14 @@ NOTICE_DELAY_S = 8.0
 
 
 _prefetched: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
-"""Commands whose answers nobody has asked for yet."""
+"""Commands that `prefetch` started, whose output nobody has read yet."""
 CONFIGURATION_COMMAND = ("scontrol", "show", "config")
 PARTITIONS_COMMAND = ("sinfo", "-h", "-a", "-e", "-o", "%P|%D|%c|%G|%l|%m|%a|%F")
 
 
 @contextmanager
 def prefetch() -> Iterator[None]:
-    """Starts the two questions about the cluster that a submission has: Slurm answers while it does something else."""
+    """Starts the two queries about the cluster that a submission needs: Slurm answers while it does other work."""
     for words in (CONFIGURATION_COMMAND, PARTITIONS_COMMAND):
         with suppress(OSError):
             _prefetched[words] = _start(words)
@@ -163,7 +163,7 @@ def _read_output(process: subprocess.Popen[bytes], program_name: str, timeout: f
 def queue(users: Iterable[str] = ()) -> dict[str, Job]:
     """The queued and running jobs of this user, and of other users' ids, a line each array task, by id.
 
-    Raises Unreachable where squeue does not tell: jobs that it leaves out would be submitted again.
+    Raises Unreachable where squeue fails: jobs missing from its output would be submitted again.
     """
     ids = dict.fromkeys([str(os.getuid()), *users])
     try:
@@ -181,7 +181,7 @@ def _query_queue(*selection: str) -> dict[str, Job]:
 
 
 def log_path(job: str) -> str:
-    """Where a job in the queue writes its output; its script where scontrol does not tell; empty for an unknown job."""
+    """The log of a job in the queue; its script where scontrol fails; empty for an unknown job."""
     try:
         match = re.search(r"StdOut=(.+)", ask("scontrol", "show", "job", job))
         return match[1] if match else ""
@@ -279,7 +279,7 @@ def largest_array() -> int:
 
 
 def cancel(ids: list[str]) -> list[str]:
-    """Cancels jobs; the ids that stay in the queue all the same. Those that have ended meanwhile are no error."""
+    """Cancels jobs; returns the ids that stay in the queue. Jobs that have ended meanwhile are no error."""
     if not ids:
         return []
     try:
@@ -305,8 +305,8 @@ def cancel_pending(ids: list[str]) -> bool:
     """From within a job: cancels those of the jobs that have not started; False if this site's nodes cannot.
 
     Single tasks of an array must not be running: with `--state`, Slurm 22.05 takes 7_1 for all of array 7. A controller
-    that is too busy to answer is asked again, since each job that is left costs a turn in the queue. Not `--quiet`: of
-    a job that has ended scancel would exit with 1 and no word, as one that died before it could ask.
+    that is too busy to answer is asked again, since each remaining job costs a turn in the queue. Not `--quiet`: for a
+    job that has ended, scancel would exit with 1 and no message, as a killed scancel does.
     """
     if not ids:
         return True
@@ -325,7 +325,7 @@ def cancel_pending(ids: list[str]) -> bool:
 
 
 def _is_about_ended_jobs(error: UserError) -> bool:
-    """Whether scancel complains of jobs that have ended, which it goes past: all others it has cancelled."""
+    """Whether scancel complains about ended jobs alone: it has cancelled all others."""
     return "Invalid job id" in str(error) or "already completing" in str(error)
 
 

@@ -1,4 +1,4 @@
-"""The code that jobs run from, frozen at submission, and where everything came from."""
+"""The code that jobs run, frozen at submission, and the provenance of a submission."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a stage is: the contract between `jobs/` and the machinery that runs it.
 
-A file of `jobs/` holds `STAGE = Stage(...)` and `work(task)`. `work` is called once a task (it loads the model) and
+A file of `jobs/` holds `STAGE = Stage(...)` and `work(task)`. `work` is called once per task (it loads the model) and
 returns a function from `Shard` to that shard's rows; the machinery writes, checks and skips shards.
 """
 

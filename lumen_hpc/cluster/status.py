@@ -41,16 +41,16 @@ class StepStatus:
     """Spent on finished shards."""
     failures: list[dict[str, Any]] = field(default_factory=list)
     waits: list[str] = field(default_factory=list)
-    """Why its tasks are pending, where others being first is not all."""
+    """Why its tasks are pending, where the reason is more than their turn in the queue."""
     notes: list[str] = field(default_factory=list)
-    """What its tasks noticed, though nothing failed."""
+    """Warnings of its tasks, though nothing failed."""
     progress: str = ""
     """How far and how fast the shard under way is, by its own measurement."""
     logs: str = ""
 
     @property
     def first_fix(self) -> str:
-        """The first thing to do about a step that does not go on by itself; empty for any other."""
+        """The first fix of a step that does not continue by itself; empty for any other."""
         if self.state not in ("failed", "stuck"):
             return ""
         return str(self.failures[0]["fix"]) if self.failures else (self.waits or [""])[0].partition("fix: ")[2]
@@ -65,7 +65,7 @@ def read(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
 
 
 def read_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
-    """What the files say alone, while the queue is unknown: what is done, and the failures on record of what is not."""
+    """The status by the files alone, while the queue is unknown: finished shards, and failures of the others."""
     all_steps = graph.steps(stages, run.settings)
     newest_submissions = live.newest_submissions(run.folder)
     steps = []
@@ -131,7 +131,7 @@ def _queued_tasks(run: Run) -> tuple[dict[str, list[_PackTask]], dict[str, list[
 
 
 def _resubmitted_shards(tasks: list[_PackTask]) -> set[int]:
-    """Shards whose own tasks have not started; a finished one among them may change, because what it reads does."""
+    """Shards whose first tasks have not started; a finished one among them may change because its input does."""
     return {shard for task in tasks if task.link == 0 and task.job.state == "PENDING" for shard in task.shards}
 
 
@@ -146,7 +146,7 @@ def _active_jobs(tasks: list[_PackTask], missing: Collection[int]) -> list[slurm
 
 @dataclass(frozen=True)
 class _Jobs:
-    """What is known of a run's jobs beside the files that they write."""
+    """The state of a run's jobs, apart from the files that they write."""
 
     tasks: dict[str, list[_PackTask]]
     """Tasks in the queue, by step."""
@@ -155,7 +155,7 @@ class _Jobs:
     runs_here: bool
     """A command on this machine runs the steps itself, so tasks that have not ended are alive."""
     newest_submissions: dict[str, dict[int, str]]
-    """By step, the last submission of each shard; what failed before it is past."""
+    """By step, the last submission of each shard; earlier failures do not count."""
     accounting: Accounting
 
 
@@ -235,7 +235,7 @@ def _explain(
 ) -> list[triage.FailureKind]:
     """Why shards are missing: lost after they were finished, or what `find` knows of their tasks.
 
-    Of a lost shard that was submitted again, what became of that comes first: the same command did not help.
+    For a lost shard that was resubmitted, the new failure comes first: the same command did not help.
     """
     corruption = triage.corruption(run, step, all_steps, missing)
     resubmitted = triage.resubmitted_shards(run.folder / step.name, step_submissions or {}) if corruption else set()
@@ -244,7 +244,7 @@ def _explain(
 
 
 def _eta_seconds(folder: Path, rounds: float, progress: Progress | None) -> float | None:
-    """Seconds until the missing shards are done, `rounds` for each running task: by those that are done, or its own."""
+    """Seconds until the missing shards are done, `rounds` per running task: by finished shards, or by `progress`."""
     if seconds := sorted(line["seconds"] for line in manifest.latest(folder).values()):
         return seconds[len(seconds) // 2] * rounds
     return progress.eta_seconds if progress else None
@@ -262,7 +262,7 @@ def server(run: Run) -> list[str]:
         return address.lines() if here else []
     try:
         jobs = [job for name, job in slurm.queue().items() if name.split("_")[0] == address.job]
-        running = any(job.state == "RUNNING" for job in jobs)  # one that is queued again listens nowhere
+        running = any(job.state == "RUNNING" for job in jobs)  # a requeued job listens nowhere
     except slurm.Unreachable:  # the queue is unknown, and the address is on record
         running = True
     return address.lines() if running else []
@@ -273,7 +273,7 @@ def _inputs_done(run: Run, step: Step, all_steps: list[Step]) -> bool:
 
 
 def _pending_reasons(run: Run, step: Step, jobs: list[slurm.Job]) -> list[str]:
-    """A line for each reason that says more than that others are first."""
+    """One line per reason that is more than a turn in the queue."""
     lines = []
     for reason in dict.fromkeys(job.reason for job in jobs):
         if explanation := reasons.explain(reason):

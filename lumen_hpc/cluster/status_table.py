@@ -1,4 +1,4 @@
-"""A run's status for people: a table with a row a step, then what waits, what failed, and the run's server."""
+"""A run's status for people: a table with one row per step, then what waits, what failed, and the run's server."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _render(renderables: list[RenderableType]) -> str:
 
 
 def parts(run: Run, step_statuses: list[StepStatus]) -> list[RenderableType]:
-    """The table, and a line for everything that needs more words."""
+    """The table, then one line for each detail that does not fit a cell."""
     table = Table(
         "step", "state", "shards", "running", "queued", "standby", "ETA", "GPU-h", title=str(run.folder),
         title_justify="left",

@@ -1,4 +1,4 @@
-"""Submission: from a request to a dependency-chained set of arrays, once, leaving nothing on failure."""
+"""Submits a request as one dependency-chained set of arrays; a submission that fails leaves nothing."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _require_own(run: Run) -> None:
 
 
 def prepare_folder(run: Run) -> None:
-    """Creates the run's folder, private to its owner where the data is restricted, and never writable for everyone."""
+    """Creates the run's folder, private to its owner where the data are restricted, and never writable for everyone."""
     os.umask(os.umask(0o077) | 0o002)  # Slurm passes it on to the jobs
     try:
         _require_own(run)
@@ -145,7 +145,7 @@ def submit(
             with uninterrupted():
                 job_ids[job.label] = _submit_job(run, request.profile, submission, job, job_ids)
                 submission.jobs.append(_job_record(run, job, job_ids))
-                submission.save_plan(plans)  # after each, so that what is in the queue is known whatever happens to us
+                submission.save_plan(plans)  # after each job, so that a killed command leaves no unknown job
         record(request, run, submission)
     except BaseException as error:
         with uninterrupted():
@@ -189,7 +189,7 @@ def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> Us
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Puts ^C and the like off to the end of the block: a job that is started meanwhile would be known to nobody."""
+    """Delays ^C and the like to the end of the block: a job that starts meanwhile would be on no record."""
     pending_signals: list[int] = []
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     for number in handlers:
@@ -228,7 +228,7 @@ def _job_record(run: Run, job: Link | Gate, job_ids: dict[str, str]) -> dict[str
 def record(request: Request, run: Run, submission: Submission) -> None:
     """Makes a submission the run's current one: its config.yaml, and a line of provenance.
 
-    A run that was once asked for whole stays so, whatever stage came last: `config=` repeats all of it.
+    A run that was once submitted whole stays so, though a single stage came last: `config=` repeats all of it.
     """
     recorded = run_record.read(run.folder)
     if recorded and recorded.stage == "full" != request.stage:

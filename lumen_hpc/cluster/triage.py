@@ -242,7 +242,7 @@ def early_failures(
 
 
 def _usage_of(usage_by_job: Mapping[str, Usage], name: str) -> Usage | None:
-    """A job's or a task's account; tasks that never began have one together, 7_[0-3]."""
+    """The account of a job or a task; tasks that never began share one, as 7_[0-3]."""
     array = name.split("_")[0]
     array_usage = (usage for job, usage in usage_by_job.items() if job.startswith(f"{array}_["))
     return usage_by_job.get(name) or usage_by_job.get(array) or next(array_usage, None)

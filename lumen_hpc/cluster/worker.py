@@ -1,4 +1,4 @@
-"""What one task of a job does on its node: takes a pack, skips what is done, writes the rest, records every failure."""
+"""What one task of a job does on its node: takes a pack, skips finished shards, writes the rest, records failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lumen_hpc.watchdog import Watchdog
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 75
 SYNC_INTERVAL_S = 1.0
-"""How often finished shards are synced: a sync a shard costs milliseconds, a thousand of them seconds."""
+"""How often finished shards are synced: one sync costs milliseconds, one per shard would cost seconds."""
 POLL_INTERVAL_S = 0.5
 """How often a task looks for its input."""
 
@@ -39,7 +39,7 @@ def run_pack(
 ) -> str:
     """Runs pack `pack` of step `name`: returns a message if all its shards are done, exits non-zero if not.
 
-    `ranks` says which process of a job of Slurm this is; None: whatever submitit says, on this machine.
+    `ranks`: which process of a Slurm job this is; None on this machine, where submitit tells.
     """
     orphans.end_with_launcher(Path(folder))
     _configure_logging()
@@ -105,7 +105,7 @@ class _TaskLog(logging.Handler):
 
 
 def _configure_logging() -> None:
-    """By itself Python shows warnings alone."""
+    """Sends this package's log to the task's log; Python's default shows warnings alone."""
     package = logging.getLogger("lumen_hpc")
     package.setLevel(logging.INFO)
     if not package.handlers:
@@ -113,7 +113,7 @@ def _configure_logging() -> None:
 
 
 def _exit_interrupted(run: Run, step: Step, job: str, reason: str) -> NoReturn:
-    """Ends a task with work left, and says what goes on with it; where the profile wants it so, the same job."""
+    """Ends a task with work left, and says what continues it; with `profile.requeue` the same job."""
     continuation = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
     if not step.stage.successors(run.settings):
         continuation = "nothing goes on by itself"
@@ -150,7 +150,7 @@ def _use_scratch(setting: str) -> None:
 
 
 def _cancel_successors(submission: Path | None) -> None:
-    """Cancels this task's own successors, if this node may: whatever they were queued for cannot come any more.
+    """Cancels this task's own successors, if this node may: nothing is left for them to do.
 
     Otherwise the successors of an array start, find nothing to do, and have cost their turn in the queue. `submission`:
     None where the task has none, or another rank cancels them.
@@ -251,7 +251,7 @@ class _Writer:
         return failed
 
     def _write(self, process: Callable[[Shard], Iterator[dict[str, Any]]], shard: Shard) -> None:
-        """One shard; ranks but the first take part in its work alone."""
+        """Writes one shard; ranks other than the first only take part in its work."""
         task = self._task
         files: list[dict[str, Any]] = []
         rows = _observe_rows(process(shard), task.folder, self._watchdog, files)
