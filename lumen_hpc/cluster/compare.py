@@ -143,8 +143,8 @@ def _table(
         table.add_column(result.name, justify="left")
     for place in sorted(places, key=lambda place: places.index(next(p for p in places if p[2] == place[2]))):
         cells = [f"{tables[0][place]:.3f}"]
-        for table, gap in zip(tables[1:], differences, strict=True):
-            cells.append(_cell(table.get(place), gap, place))
+        for values, gap in zip(tables[1:], differences, strict=True):
+            cells.append(_cell(values.get(place), gap, place))
         table.add_row(visible(place[1].replace("_", " ")), place[2], *cells)
     return table
 
