@@ -97,6 +97,11 @@ def _main(arguments: list[str]) -> int:
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
             print(f"lumen: {visible(str(error.filename))[:200]}: {error.strerror}; give another path", file=sys.stderr)
             return 2
+        if error.errno == errno.EFBIG:
+            print(
+                f"lumen: {where}: {error.strerror} (ulimit -f limits files here); ulimit -f unlimited", file=sys.stderr
+            )
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         where = where if writes or error.filename else f"the output, or {where}"

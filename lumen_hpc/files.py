@@ -32,19 +32,9 @@ MAX_LINE_BYTES = 1 << 26
 _TAIL_BYTES = 1 << 18
 """Bytes at the end of a log that are looked at."""
 REMOTE_FILE_SYSTEMS = (
-    "nfs",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "ceph",
-    "fuse",
-    "smb",
-    "cifs",
-    "9p",
-    "orangefs",
-    "wekafs",
-    "pvfs",
-)
+    "nfs", "lustre", "gpfs", "beegfs", "ceph", "fuse", "smb", "cifs", "9p", "orangefs", "wekafs", "pvfs",
+    "panfs", "dvs", "afs",
+)  # fmt: skip
 """Beginnings of the names of file systems that several nodes share."""
 
 

@@ -94,6 +94,13 @@ def test_output_onto_a_full_disk_is_a_line_that_names_the_output(tmp_path, words
     assert done.stderr.splitlines()[-1].startswith(line)
 
 
+def test_a_limit_on_the_size_of_files_is_a_line(tmp_path):
+    words = f"ulimit -f 1; {sys.executable} {ROOT}/launch.py stage=prepare recipe=smoke run=r"
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "ulimit -f" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "r").exists()
+
+
 def test_a_verb_shows_its_own_options_alone(tmp_path):
     done = _launch(tmp_path, "status", "--help")
     assert done.returncode == 0, done.stderr

@@ -176,14 +176,13 @@ def _step_status(run: Run, step: Step, all_steps: list[Step], run_jobs: _Jobs) -
     if not missing:
         step_status.state = "done"
     elif step_status.running:
-        step_status.state, step_status.eta_seconds = (
-            "running",
-            _eta_seconds(folder, len(missing) / step_status.running, progress),
-        )
+        step_status.state = "running"
+        step_status.eta_seconds = _eta_seconds(folder, len(missing) / step_status.running, progress)
+        step_status.waits = _pending_reasons(run, step, [job for job in active_jobs if job.state == "PENDING"])
         if suspended := sum(job.state in ("SUSPENDED", "STOPPED") for job in active_jobs):
-            step_status.waits = [
+            step_status.waits.append(
                 f"{suspended} task(s) suspended, as for jobs of others; fix: wait, or scontrol resume JOB"
-            ]
+            )
     elif active_jobs and all(job.never_starts for job in active_jobs):
         step_status.state = "stuck"
         fix = f"submit again, which clears them: python launch.py stage=full {run.arguments}"

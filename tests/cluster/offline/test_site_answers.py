@@ -111,6 +111,20 @@ def test_a_job_that_holds_nodes_runs_and_a_suspended_one_says_so(
     assert ("suspended" in " ".join(shown.waits)) == (state in ("SUSPENDED", "STOPPED"))
 
 
+def test_a_held_task_is_shown_while_others_of_its_step_run(fake: Path, request_here: Request, stages: list[Stage]):
+    run, submitted = submit_chain(request_here, stages)
+    array = next(job for job in submitted if len(job["packs"]) > 1)
+    states = [("RUNNING", "None"), *[("PENDING", "JobHeldUser")] * (len(array["packs"]) - 1)]
+    lines = [
+        f"{array['id']}_{position}|{state}|{reason}|n1|N/A|{os.getuid()}|{array['name']}"
+        for position, (state, reason) in enumerate(states)
+    ]
+    (fake / "queue").write_text("\n".join(lines))
+    (shown,) = [item for item in status.read(run, stages) if item.step == array["step"]]
+    assert (shown.state, shown.running, shown.queued) == ("running", 1, len(array["packs"]) - 1)
+    assert [wait.partition(":")[0] for wait in shown.waits] == [f"{shown.queued} task(s) pending (JobHeldUser)"]
+
+
 @pytest.mark.parametrize(
     ("reason", "starts"),
     [
@@ -182,7 +196,7 @@ def test_a_run_on_this_machine_within_an_allocation_is_not_the_allocations_job()
     assert attempts.job_id(allocation | {"SUBMITIT_EXECUTOR": "local"}) == ""
 
 
-@pytest.mark.parametrize(("kind", "seconds"), [("nfs4", 65), ("lustre", 65), ("fuse.sshfs", 65), ("ext4", 5)])
+@pytest.mark.parametrize(("kind", "seconds"), [("nfs4", 65), ("lustre", 65), ("panfs", 65), ("ext4", 5)])
 def test_a_network_file_system_is_given_a_minute_to_show_what_others_wrote(
     tmp_path: Path, kind: str, seconds: float
 ) -> None:
