@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -137,6 +138,14 @@ def ask(*words: str, timeout: float = ANSWER_TIMEOUT_S, own_session: bool = Fals
     except FileNotFoundError:
         raise UserError(
             f"{words[0]} is not on this machine: is this a login node? (profile.executor=local runs here)"
+        ) from None
+    except OSError as error:
+        lasting = error.errno not in (errno.EAGAIN, errno.ENOMEM)
+        hint = (
+            "" if lasting else ": too many processes, or too little memory, for this user here (ulimit -u, ulimit -v)"
+        )
+        raise (UserError if lasting else Unreachable)(
+            f"{words[0]} could not be started ({error.strerror}){hint}"
         ) from None
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{words[0]} did not answer within {timeout:.0f} s: is the Slurm controller up?") from None
@@ -319,8 +328,6 @@ def cancel_pending(ids: list[str]) -> bool:
             time.sleep(pause)
         except UserError as error:
             return _is_about_ended_jobs(error)
-        except OSError:
-            return False
     return False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import subprocess
@@ -124,6 +125,26 @@ def test_a_job_asks_a_busy_controller_again_to_cancel_what_it_needs_no_more(
     )
     assert slurm.cancel_pending(["7_1", "8_1"]) == cancelled
     assert (fake / "tried").read_text().splitlines() == ["7_1 8_1"] * asked
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EAGAIN, slurm.Unreachable), (errno.ENOMEM, slurm.Unreachable), (errno.EACCES, UserError)],
+)
+def test_a_command_that_cannot_be_started_is_a_line_and_leaves_its_jobs_named(
+    fake: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: type[UserError]
+) -> None:
+    """On a login node with `ulimit -u` or `-v`: the withdrawal of a submission must say which jobs stay."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(slurm, "CANCEL_RETRY_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(slurm.subprocess, "Popen", refuse)
+    with pytest.raises(UserError, match=r"squeue could not be started \(") as raised:
+        slurm.ask("squeue")
+    assert type(raised.value) is kind and ("ulimit -u" in str(raised.value)) == (kind is slurm.Unreachable)
+    assert slurm.cancel(["7", "8"]) == ["7", "8"] and not slurm.cancel_pending(["7"])
 
 
 def test_a_finished_step_whose_input_is_being_made_anew_is_queued_and_not_done(
