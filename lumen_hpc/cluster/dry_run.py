@@ -74,7 +74,7 @@ def too_long(item: StepPlan) -> str:
         return ""
     more = f"profile.resources.{name}.successors={math.ceil(hours / limit) - 1}" if goes_on else "more shards"
     return (
-        f"warning: a task takes about {hours:.1f} h, and its {jobs} job(s) end after {limit:g} h each; "
+        f"warning: a task takes about {hours:.1f} h by the clock, and its {jobs} job(s) end after {limit:g} h each; "
         f"fix: {more}, a longer profile.resources.{name}.time_min, or submit again then, which continues"
     )
 
