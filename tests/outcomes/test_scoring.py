@@ -95,6 +95,17 @@ def test_recalibration_on_val_repairs_the_slope(made: tuple) -> None:
     assert row["auroc"].value == pytest.approx(roc_auc_score(found.outcome[test], p[test]))
 
 
+def test_recalibration_learns_on_val_alone(made: tuple) -> None:
+    found, known, rows = made
+    p = oracle("three images and laboratory values", known, 1.0)
+    logit = np.log(p / (1 - p)) * np.where(found.split == "val", 2.5, 1)  # what val teaches is wrong elsewhere
+    row = score(found, {"prevalence": rows["prevalence"]}, {"m": 1 / (1 + np.exp(-logit))}, resamples=20, seed=0)[
+        "rows"
+    ]["m"]
+    assert row["slope"].value == pytest.approx(1, abs=0.25)
+    assert row["recalibrated"]["slope"] == pytest.approx(2.5, abs=0.6)
+
+
 def test_rows_are_judged_on_the_patients_that_all_of_them_answered(made: tuple) -> None:
     found, known, rows = made
     p = oracle("image", known, 1.0)
