@@ -49,7 +49,7 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = shard.span(len(questions))
-        task.expected = len(part) * (1 + len(task.settings.predict.controls))  # some questions have no such control
+        task.expected = len(part) * (1 + len(settings.controls))  # some questions have no such control
         yield from predictor.answer(questions, part)
 
     return process

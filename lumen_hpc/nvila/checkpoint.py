@@ -30,22 +30,27 @@ SHARD_BYTES = 5_000_000_000
 
 def load(
     folder: str | Path,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     attention: str = "auto",
     memory: Mapping[placement.Device, int | str] | None = None,
 ) -> NVILA:
     """Read a checkpoint: the official layout, or the flat one of `NVILA-8B-hf`.
 
-    dtype: of the weights; None: as stored. attention: `sdpa`, `eager`, `flash`, `flex`, or `auto` (flash if it can run,
-    else sdpa). Weights go straight to `device`, one tensor at a time, so the peak is the model plus one tensor. The
-    model is in evaluation mode.
+    dtype: of the weights, also by its name; None: as stored. attention: `sdpa`, `eager`, `flash`, `flex`, or `auto`
+    (flash if it can run, else sdpa). Weights go straight to `device`, one tensor at a time, so the peak is the model
+    plus one tensor. The model is in evaluation mode.
 
     memory: for a model that one device cannot hold, how much of it each may take, as in `{0: "20GiB", "cpu": "60GiB",
     "disk": "1TB"}`, in that order (`placement`); `device` is then ignored. `device="auto"`: the same, with the free
     memory. Raises UserError naming a file or tensor that is missing, cut short or unfit.
     """
-    folder = Path(folder)
+    folder, dtype = Path(folder), _torch_dtype(dtype)
+    if torch.get_default_device().type != "cpu":
+        raise UserError(
+            f"torch's default device is {torch.get_default_device()}, on which files cannot be read: unset it "
+            "(torch.set_default_device(None)), and give the model's device to load"
+        )
     config = read_config(folder)
     _check_marker(folder)
     model = _build(folder, config, attention)
@@ -123,6 +128,14 @@ def _build(folder: Path, config: NVILAConfig, attention: str) -> NVILA:
 
 def _torch_device(device: Any) -> torch.device:
     return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+
+
+def _torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype of a name. Raises UserError for one without floating-point numbers."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise UserError(f"dtype={dtype!r}: use one such as torch.bfloat16, its name, or None for the stored one")
+    return found
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

@@ -144,7 +144,7 @@ def _answer_groups(model: Model, groups: list[list[Sample]], max_new_tokens: int
     done = torch.zeros(len(last), dtype=torch.bool, device=model.device)
     yes, no = first_tokens(model.tokenizer)
     separators = torch.tensor(line_ends(model.tokenizer), device=model.device)
-    yes_probabilities = torch.full((len(last),), math.nan, device=model.device)
+    yes_probabilities = torch.full((len(last),), math.nan, dtype=torch.float32, device=model.device)
     is_weighed = torch.ones(len(last), dtype=torch.bool, device=model.device)
     for step in range(max_new_tokens):
         logits = model.llm.lm_head(state).float()

@@ -200,6 +200,8 @@ def shared_length(group: Sequence[Sample]) -> int:
 
 
 def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]], multiple: int = 1) -> Batch:
+    if not any(row.length for row in rows):
+        raise UserError("a batch needs at least one sample")
     longest = max(row.length for row in rows)
     longest += -longest % multiple
 

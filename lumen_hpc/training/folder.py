@@ -119,7 +119,8 @@ def set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
     file = out / "training.json"
     if file.exists() and json.loads(file.read_text()) != fingerprint:
         earlier = out / "earlier"
-        destination = earlier / f"{len(list(earlier.glob('*'))) if earlier.exists() else 0:03d}"
+        numbers = (int(folder.name) for folder in earlier.glob("[0-9]*") if folder.name.isdigit())
+        destination = earlier / f"{max(numbers, default=-1) + 1:03d}"
         destination.mkdir(parents=True)
         for name in RESULTS:
             if (out / name).exists():

@@ -131,7 +131,10 @@ def run(
 
 def _same_run(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
     saved = checkpoint.state["fingerprint"]
-    differences = {key: (saved.get(key), value) for key, value in fingerprint.items() if saved.get(key) != value}
+    keys = [*fingerprint, *(key for key in saved if key not in fingerprint)]
+    differences = {
+        key: (saved.get(key), fingerprint.get(key)) for key in keys if saved.get(key) != fingerprint.get(key)
+    }
     if differences:
         changes = "; ".join(f"{key} was {before!r} and is {after!r}" for key, (before, after) in differences.items())
         raise UserError(f"{checkpoint.folder} belongs to another training ({changes}): set it back, or use another run")

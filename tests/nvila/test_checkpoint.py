@@ -479,3 +479,19 @@ def test_only_the_files_that_load_reads_count(saved):
     (saved / "old" / "config.json").write_text("{}")
     assert checkpoint.read_files(saved) == before
     assert {path.suffix for path in before} >= {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "torch.bfloat16"])
+def test_a_dtype_may_be_given_by_its_name(saved, name):
+    assert nvila.load(saved, dtype=name).llm.lm_head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bf16", "int8", "nn", torch.int8, 16])
+def test_another_dtype_is_named(saved, dtype):
+    with pytest.raises(UserError, match=r"use one such as torch\.bfloat16"):
+        nvila.load(saved, dtype=dtype)
+
+
+def test_a_default_device_on_which_no_file_can_be_read_is_named(saved):
+    with torch.device("meta"), pytest.raises(UserError, match=r"torch's default device is meta.* unset it"):
+        nvila.load(saved)

@@ -158,3 +158,20 @@ def test_after_a_findings_line_the_probability_of_yes_is_that_of_the_next_token(
         p = _slow_answer(family, sample, 3)[1][place].double().softmax(0)
         assert again.ids == answer.ids and place
         assert again.yes == pytest.approx(float(p[yes].sum() / (p[yes].sum() + p[no].sum())), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_the_caller_s_default_dtype_changes_no_answer(tiny, records, dtype):
+    expected = tiny.generate(records, max_new_tokens=4)
+    torch.set_default_dtype(dtype)
+    try:
+        answers = tiny.generate(records, max_new_tokens=4)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert answers == expected
+
+
+def test_no_records_have_no_answers_and_make_no_batch(tiny):
+    assert tiny.generate([]) == tiny.generate(tiny.preprocess([], generation=True)) == []
+    with pytest.raises(UserError, match="at least one sample"):
+        tiny(tiny.preprocess([]))

@@ -30,3 +30,10 @@ def test_a_start_that_is_killed_while_it_sets_aside_is_gone_on_with(tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "training.json"]
     assert json.loads((tmp_path / "training.json").read_text()) == {"seed": 1}
     assert sorted(path.name for path in tmp_path.glob("earlier/*/*")) == sorted(RESULTS)
+
+
+def test_an_earlier_training_that_was_removed_leaves_its_number_free(tmp_path):
+    (tmp_path / "earlier" / "001").mkdir(parents=True)
+    (tmp_path / "training.json").write_text('{"seed": 0}')
+    set_aside(tmp_path, {"seed": 1})
+    assert (tmp_path / "earlier" / "002" / "training.json").is_file()

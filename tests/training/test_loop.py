@@ -19,6 +19,9 @@ import pytest
 import torch
 
 from lumen_hpc.cluster.attempts import EXIT_STUCK
+from lumen_hpc.errors import UserError
+from lumen_hpc.training import loop
+from lumen_hpc.training.checkpointing import Checkpoint
 from tests.training import toy
 from tests.training.forked import Rank
 
@@ -237,3 +240,10 @@ def test_a_rank_that_hangs_is_named_and_the_job_ends(tmp_path):
     output = outputs[codes.index(EXIT_STUCK)]
     assert "no progress for" in output and "the first to stop was rank 1" in output and "(computes step 5" in output
     assert time.monotonic() - began < 300
+
+
+@pytest.mark.parametrize("settings", [{"seed": 0, "train.adapter": {"rank": 4}}, {"seed": 1}, {}])
+def test_a_checkpoint_with_other_settings_more_or_fewer_is_refused(settings):
+    checkpoint = Checkpoint(Path("step-000003"), 3, 1, {"fingerprint": settings}, {})
+    with pytest.raises(UserError, match="step-000003 belongs to another training"):
+        loop._same_run(checkpoint, {"seed": 0})
