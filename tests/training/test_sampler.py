@@ -116,3 +116,20 @@ def test_settings_with_a_mixture_mix() -> None:
     made = sampler.make_sampler(GROUPS, KINDS, Train(mixture=mixture, steps=5, questions_per_image=3), seed=7)
     expected = sampler.mixed_streams(GROUPS, KINDS, mixture, steps=5, max_run_length=3, seed=7)
     assert [made.batch(k) for k in range(5)] == [expected.batch(k) for k in range(5)]
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3])
+def test_no_run_of_one_group_is_longer_than_its_limit(longest):
+    """Five samples in one group and one in each of many others, so that runs of it seldom meet."""
+    groups = np.array([0] * 5 + list(range(1, 400)))
+    ids = sampler.Stream(np.arange(len(groups)), groups, max_run_length=longest, seed=(0,)).take(0, len(groups))
+    places = [place for place, i in enumerate(ids) if groups[i] == 0]
+    runs = [len(list(run)) for _, run in groupby(enumerate(places), lambda pair: pair[1] - pair[0])]
+    assert sum(runs) == 5 and max(runs) <= longest and len(runs) == -(-5 // longest)
+
+
+def test_kinds_with_as_many_groups_are_not_permuted_alike():
+    kinds = np.array(["diagnostic", "difference"] * 50)
+    mixture = {"diagnostic": 50, "difference": 50}
+    ids = sampler.mixed_streams(np.arange(100), kinds, mixture, steps=1, max_run_length=0, seed=0).batch(0)
+    assert [i + 1 for i in ids[:50]] != ids[50:]
