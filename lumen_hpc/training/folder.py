@@ -108,10 +108,10 @@ def finished_steps(out: Path, fingerprint: dict[str, Any]) -> int:
     """The steps of a finished training with exactly these settings; 0 if there is none."""
     try:
         summary = json.loads((out / "finished.json").read_text())
-    except (OSError, ValueError):
+        same, step = summary["fingerprint"] == fingerprint, int(summary["step"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
-    complete = (out / "final" / "complete.json").is_file()
-    return summary["step"] if complete and summary["fingerprint"] == fingerprint else 0
+    return step if same and (out / "final" / "complete.json").is_file() else 0
 
 
 def set_aside(out: Path, fingerprint: dict[str, Any]) -> None:

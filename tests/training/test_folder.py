@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen_hpc.training.folder import RESULTS, set_aside
+from lumen_hpc.training.folder import RESULTS, finished_steps, set_aside
 
 
 @pytest.mark.parametrize("renames", range(len(RESULTS)))
@@ -37,3 +37,13 @@ def test_an_earlier_training_that_was_removed_leaves_its_number_free(tmp_path):
     (tmp_path / "training.json").write_text('{"seed": 0}')
     set_aside(tmp_path, {"seed": 1})
     assert (tmp_path / "earlier" / "002" / "training.json").is_file()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"fingerprint": {}}', '{"step', '{"fingerprint": {}, "step": null}'])
+def test_a_summary_that_lacks_something_is_of_no_finished_training(tmp_path, content):
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "complete.json").touch()
+    (tmp_path / "finished.json").write_text(content)
+    assert finished_steps(tmp_path, {}) == 0
+    (tmp_path / "finished.json").write_text('{"fingerprint": {}, "step": 4}')
+    assert finished_steps(tmp_path, {}) == 4

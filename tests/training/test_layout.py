@@ -98,3 +98,8 @@ def test_samples_that_share_nothing_are_laid_out_alone():
     groups, prefix, suffix = a_step(41, 128)
     found = lay_out(range(128), groups, prefix, suffix, world_size=64, budget=16384, shared=False)
     assert {len(item.samples) for rank in found for micro in rank for item in micro} == {1}
+
+
+def test_bins_of_similar_load_share_a_micro_step():
+    items = [SharedSequence((number,), tokens) for number, tokens in enumerate((7, 6, 5, 4, 4))]
+    assert critical_path(pack_sequences(items, 2, 8)) == 14  # 8 beside 7, then 6 beside 5
