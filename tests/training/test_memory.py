@@ -35,3 +35,14 @@ def test_every_use_of_a_small_training_by_hand():
 def test_a_checkpoint_of_adapters_holds_them_alone():
     train = Train(adapter=Adapter(kind="lora", rank=8), tune=["llm"])
     assert checkpoint_gb(train, Sizes()) == pytest.approx(14 * learning_parameters(train, Sizes()) / 1e9)
+
+
+def test_a_frozen_tower_saves_no_activations_and_ranks_that_compute_together_divide_them():
+    parts = list(Sizes().parts)
+
+    def activations(**settings):
+        train = Train(**{"zero": 1, "checkpointing": "none", "tune": parts, **settings})
+        return memory_by_use(train, 8, 1, Sizes(), Workload())["activations"]
+
+    assert activations(tune=["llm"]) < 0.8 * activations()
+    assert activations(sequence_parallel=2) < 0.6 * activations()

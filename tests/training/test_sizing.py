@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lumen_hpc.config.schema import Train
+from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.errors import UserError
 from lumen_hpc.training.sizing import check_fit, plan, resolve
 
@@ -78,3 +78,9 @@ def test_weights_are_kept_once_more_inside_each_of_several_nodes_where_they_fit(
     assert found.node_shards is kept
     more = plan(found, gpus, nodes=nodes).memory["weights"] - plan(train, gpus, nodes=nodes).memory["weights"]
     assert more == pytest.approx(2 * 8.088 * nodes / gpus if kept else 0, rel=0.01)
+
+
+@pytest.mark.parametrize("memory", range(4, 60, 2))
+def test_a_quantised_base_never_trains_with_zero_3(memory):
+    train = Train(adapter=Adapter(kind="lora", base_bits=4), zero="auto", checkpointing="full")
+    assert resolve(train, 8, memory).zero in (1, 2)
