@@ -102,7 +102,10 @@ def test_holm_runs_over_both_tables(results):
     assert all(cell.p_holm >= cell.p for cell in cells)
 
 
-@pytest.mark.parametrize("p, p_holm, expected", [(0.0001, 0.0005, "*"), (0.0005, 0.01, "(*)"), (0.2, 1.0, "")])
+@pytest.mark.parametrize(
+    ("p", "p_holm", "expected"),
+    [(0.0001, 0.0005, "*"), (0.0005, 0.01, "(*)"), (0.0005, 0.001, "(*)"), (0.001, 0.001, ""), (0.2, 1.0, "")],
+)
 def test_stars(results, p, p_holm, expected):
     cell = results.cell("difference", "rouge_l", "nvila", tested=True)
     assert tables.star(replace(cell, p=p, p_holm=p_holm), 0.001) == expected
