@@ -290,7 +290,7 @@ def _closed_partition(key: str, name: str, matching: list[slurm.Partition]) -> I
 
 
 def _accounting(profile: Profile, associations_enforced: bool = False) -> Iterator[CheckResult]:
-    """`enforced`: the cluster runs nothing of users without an association."""
+    """`associations_enforced`: the cluster runs nothing of users without an association."""
     user = user_name(os.getuid(), "")
     qos_names = {resources.qos for resources in profile.resources.values() if resources.qos}
     if not user:

@@ -124,7 +124,7 @@ def nest(given: dict[str, Any]) -> DictConfig:
 
 
 def value_at(settings: Settings, key: str, default: Any) -> Any:
-    """The value of a dotted key; `otherwise` where the settings have none there."""
+    """The value of a dotted key; `default` where the settings have none there."""
     value: Any = settings
     for part in key.split("."):
         if isinstance(value, dict) and part in value:

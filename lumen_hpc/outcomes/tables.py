@@ -135,7 +135,7 @@ class Tables:
     def count_bad_ids(self, table: str, count: int, condition: str = "true") -> None:
         """Counts rows with a bad id, and names the first by number, for which the table is read once more.
 
-        `among`: SQL of which rows these are.
+        `condition`: SQL of which rows these are.
         """
         if not count:
             return
