@@ -244,3 +244,24 @@ def test_the_record_index_of_a_training_replaces_the_stated_mixture(run: Run):
     assert found is not None and found.steps == 50
     assert found.gpu_hours < stated / 50
     assert found.occupancy.sequences == pytest.approx(32, abs=1)
+
+
+def test_experts_rewriting_and_judging_are_priced_by_their_counts(run: Run):
+    run = replace(run, settings=resolve(["recipe=lumen"]).settings)
+    counts = question_counts.of(run)
+    assert estimate.experts(run, "") == pytest.approx(counts.images / 500 / 3600)
+    assert estimate.rewrite(run, "") == pytest.approx(1.2 * 40 * counts.questions / 10_000 / 3600)
+    judges = sum(engine.in_task for engine in run.settings.engines("judge").values())
+    seconds = (
+        19 * 60 / (3 * 18_993)
+    )  # the source of JUDGED_PER_GPU_HOUR: 19 minutes of 8 GPUs for three models' answers
+    assert judges and estimate.judge(run, "lumen") == pytest.approx(
+        judges * counts.test_questions * 8 * seconds / 3600, rel=0.02
+    )
+
+
+@pytest.mark.parametrize("size", ["tensor_parallel", "pipeline_parallel"])
+def test_a_model_over_several_gpus_loads_as_a_large_one(run: Run, size: str):
+    engine = replace(run.settings.rewrite.engine, kind="vllm", tensor_parallel=1, pipeline_parallel=1)
+    assert estimate._load_hours(engine) == estimate.LOAD_HOURS["small"]
+    assert estimate._load_hours(replace(engine, **{size: 2})) == estimate.LOAD_HOURS["large"]
