@@ -21,8 +21,8 @@ Findings = Mapping[str, str]
 def answers(probe_rows: Iterable[dict], reader: Reader) -> dict[str, str]:
     """Difference answers by question id, composed of a model's answers to `data.probes`.
 
-    `probe_rows` may hold any answer rows. Only pairs of which both images were asked are answered; an answer that cannot
-    be read is no reading of an image, so that nothing is said of its pair.
+    `probe_rows` may hold any answer rows. Only pairs of which both images were asked are answered; an answer that
+    cannot be read is no reading of an image, so that nothing is said of its pair.
     """
     by_question: dict[str, dict[str, str]] = {}
     for row in probe_rows:

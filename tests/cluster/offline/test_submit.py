@@ -37,9 +37,14 @@ def test_two_first_submissions_at_once_do_not_remove_each_others_run(
 
 
 def test_what_a_killed_first_submission_left_in_the_queue_is_seen_and_cancelled(
-    fake: Path, request_here: Request, stages: list[Stage], capsys: pytest.CaptureFixture
+    fake: Path,
+    request_here: Request,
+    stages: list[Stage],
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     """kill -9 between sbatch's answer and the note of it: no job on record, and no config.yaml of the run."""
+    monkeypatch.setattr(live, "SETTLE_TIMEOUT_S", 0.0)  # the fake scancel leaves its queue as it is
     run, _ = submit_chain(request_here, stages)
     (plan,) = run.folder.glob("submissions/*/plan.json")
     plan.write_text(json.dumps(json.loads(plan.read_text()) | {"jobs": []}))
