@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.config_files import read_config
 from lumen_hpc.scratch import use_private_cache
 from lumen_hpc.training import compile_trial, occupancy, sequence_parallel, sizing
+from lumen_hpc.training.folder import stored_fingerprint
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.record_index import RecordIndex
 from lumen_hpc.watchdog import Beat
@@ -35,8 +35,8 @@ class Auto:
     def resolve_memory(self) -> schema.Train:
         """The settings with every `auto` about memory resolved for this GPU; a begun training keeps its ZeRO stage."""
         train = self._settings
-        if train.zero == "auto" and (self._out / "training.json").is_file():
-            initial_stage = json.loads((self._out / "training.json").read_text()).get("train.zero")
+        if train.zero == "auto":
+            initial_stage = (stored_fingerprint(self._out) or {}).get("train.zero")
             train = dataclasses.replace(train, zero=initial_stage if isinstance(initial_stage, int) else "auto")
         resolved = self._resolve(train)
         if resolved != train and self._ranks.first:

@@ -114,10 +114,27 @@ def finished_steps(out: Path, fingerprint: dict[str, Any]) -> int:
     return step if same and (out / "final" / "complete.json").is_file() else 0
 
 
+def stored_fingerprint(out: Path) -> dict[str, Any] | None:
+    """The fingerprint of the training in the folder `out`, None for a new folder. Raises UserError if it is broken."""
+    file = out / "training.json"
+    try:
+        fingerprint = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        fingerprint = None
+    if not isinstance(fingerprint, dict):
+        raise UserError(
+            f"{file} holds no JSON object (a full disk?): remove it, and the training goes on; its checkpoints hold "
+            "the same settings"
+        )
+    return fingerprint
+
+
 def set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
     """Rank 0: moves another training's results to `earlier/`; nothing is deleted."""
     file = out / "training.json"
-    if file.exists() and json.loads(file.read_text()) != fingerprint:
+    if stored_fingerprint(out) not in (None, fingerprint):
         earlier = out / "earlier"
         numbers = (int(folder.name) for folder in earlier.glob("[0-9]*") if folder.name.isdigit())
         destination = earlier / f"{max(numbers, default=-1) + 1:03d}"

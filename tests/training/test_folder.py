@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lumen_hpc.errors import UserError
 from lumen_hpc.training.folder import RESULTS, finished_steps, set_aside
 
 
@@ -37,6 +38,15 @@ def test_an_earlier_training_that_was_removed_leaves_its_number_free(tmp_path):
     (tmp_path / "training.json").write_text('{"seed": 0}')
     set_aside(tmp_path, {"seed": 1})
     assert (tmp_path / "earlier" / "002" / "training.json").is_file()
+
+
+@pytest.mark.parametrize("content", ["", '{"seed": 1', "[]", "null"])
+def test_a_broken_fingerprint_is_named_and_sets_nothing_aside(tmp_path, content):
+    (tmp_path / "training.json").write_text(content)
+    (tmp_path / "metrics.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"training\.json holds no JSON object .* remove it"):
+        set_aside(tmp_path, {"seed": 1})
+    assert (tmp_path / "metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"fingerprint": {}}', '{"step', '{"fingerprint": {}, "step": null}'])
