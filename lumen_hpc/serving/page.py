@@ -88,7 +88,8 @@ class PageQuestion:
             if not isinstance(part, dict):
                 raise TypeError("images and experts go by the names of the images")
             texts += [*part, *part.values()]
-        if not all(isinstance(text, str) for text in texts) or not isinstance(self.interval, int | None):
+        is_number = isinstance(self.interval, int | None) and not isinstance(self.interval, bool)
+        if not all(isinstance(text, str) for text in texts) or not is_number:
             raise TypeError("a text or a number is of another type")
         if self.kind not in IMAGES_OF_KIND:
             raise UserError(f"kind={self.kind!r}: takes one of {', '.join(IMAGES_OF_KIND)}")

@@ -109,3 +109,9 @@ def test_more_days_than_a_life_has_are_refused(days):
     asked = {"kind": "prediction", "question": "what?", "images": {"reference": "data:,"}, "interval": days}
     with pytest.raises(UserError, match=r"days between the images: at most 36525, a century"):
         page.PageQuestion(**json.loads(json.dumps(asked)))
+
+
+@pytest.mark.parametrize("days", [True, "30", 30.0, [30]])
+def test_days_of_another_type_are_refused(days):
+    with pytest.raises(TypeError, match="of another type"):
+        page.PageQuestion("prediction", "what?", {"reference": "data:,"}, {}, days)
