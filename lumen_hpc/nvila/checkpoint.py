@@ -132,10 +132,10 @@ def _torch_device(device: Any) -> torch.device:
 
 def _torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """The dtype of a name. Raises UserError for one without floating-point numbers."""
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
+    torch_dtype = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not (isinstance(torch_dtype, torch.dtype) and torch_dtype.is_floating_point):
         raise UserError(f"dtype={dtype!r}: use one such as torch.bfloat16, its name, or None for the stored one")
-    return found
+    return torch_dtype
 
 
 def _dtype_name(dtype: torch.dtype) -> str:

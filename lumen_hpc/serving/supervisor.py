@@ -66,11 +66,10 @@ class Address:
         if not self.login:
             return ""
         ports = [self.port, *([int(self.page.split(":")[2].split("/")[0])] if self.page else [])]
-        if self.host.startswith("127."):
-            tunnels = [word for port in ports for word in ("-L", f"{port}:{self.host}:{port}")]
-            return shlex.join(["ssh", "-N", *tunnels, "-J", self.login, self.node])
         tunnels = [word for port in ports for word in ("-L", f"{port}:{self.host}:{port}")]
-        return shlex.join(["ssh", "-N", *tunnels, self.login])
+        # A loopback address is reached on its node alone.
+        ends = ["-J", self.login, self.node] if self.host.startswith("127.") else [self.login]
+        return shlex.join(["ssh", "-N", *tunnels, *ends])
 
     def lines(self) -> list[str]:
         """What a user needs, one fact per line."""

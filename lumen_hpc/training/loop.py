@@ -131,9 +131,10 @@ def run(
 
 def _same_run(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
     saved = checkpoint.state["fingerprint"]
-    keys = [*fingerprint, *(key for key in saved if key not in fingerprint)]
     differences = {
-        key: (saved.get(key), fingerprint.get(key)) for key in keys if saved.get(key) != fingerprint.get(key)
+        key: (saved.get(key), fingerprint.get(key))
+        for key in fingerprint | saved
+        if saved.get(key) != fingerprint.get(key)
     }
     if differences:
         changes = "; ".join(f"{key} was {before!r} and is {after!r}" for key, (before, after) in differences.items())
