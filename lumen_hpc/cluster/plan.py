@@ -7,12 +7,11 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from lumen_hpc.cluster import manifest
+from lumen_hpc.cluster import external_files, manifest
 from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config import config_file
-from lumen_hpc.config.profile import Resources, on_nodes_only
+from lumen_hpc.config.profile import Resources
 from lumen_hpc.errors import UserError
 from lumen_hpc.training.speed import Progress
 
@@ -71,19 +70,12 @@ def total_gpu_hours(plans: Sequence[StepPlan]) -> float:
 def inputs(run: Run, step: Step, all_steps: list[Step]) -> list[str | None]:
     """Hash of what each shard of a step reads; None for a shard while something it reads is not there.
 
-    It covers the verified content of earlier steps' shards and the files outside the run that the stage names, but for
-    those that only the nodes see: a worker's hash must be that of the machine that submits.
+    It covers the verified content of earlier steps' shards and the files outside the run that the stage names.
     """
     shards = step.stage.shards(run.settings)
     common_digest = hashlib.sha256()
-    for name in step.stage.external(run.settings):
-        path = Path(name).expanduser()
-        if on_nodes_only(path, run.profile):
-            continue
-        if not path.exists():
-            raise UserError(f"stage {step.name} reads {path}, which is not there")
-        stat = path.stat()
-        common_digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    for path, status in external_files.statuses(run, step).items():
+        common_digest.update(external_files.fingerprint(run.folder / step.name, path, status).encode())
     shard_contents: list[str | None] = [""] * shards
     for other in all_steps:
         if other.name not in step.after:

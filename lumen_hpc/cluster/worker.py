@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lumen_hpc import progress
-from lumen_hpc.cluster import graph, manifest, orphans, plan, plan_file, repair, slurm, snapshot
+from lumen_hpc.cluster import external_files, graph, manifest, orphans, plan, plan_file, repair, slurm, snapshot
 from lumen_hpc.cluster.attempts import Attempts, job_id
 from lumen_hpc.cluster.ranks import of_this_machine
 from lumen_hpc.cluster.shards import Written, sweep, write_shard
@@ -216,6 +216,7 @@ class _Writer:
     def __init__(self, task: Task, all_steps: list[Step], attempts: Attempts, watchdog: Watchdog) -> None:
         self._task, self._attempts, self._watchdog = task, attempts, watchdog
         self._count = task.step.stage.shards(task.settings)
+        self._read_files = external_files.statuses(task.run, task.step)
         self._inputs = plan.inputs(task.run, task.step, all_steps)
         self._shard_start = self._last_sync = time.monotonic()
 
@@ -262,6 +263,7 @@ class _Writer:
         rows = progress.with_progress(rows, f"{task.step.name} shard {shard.index + 1} of {shard.count}",
                                 lambda: task.expected)  # fmt: skip
         written = write_shard(task.folder, shard, rows, task.step.stage.volatile)
+        external_files.note(task.folder, self._read_files)
         now = time.monotonic()
         manifest.append(task.folder / manifest.NAME, self._line(shard, written, files, now - self._shard_start))
         if now - self._last_sync > SYNC_INTERVAL_S:
