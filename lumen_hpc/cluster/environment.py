@@ -28,7 +28,7 @@ EXACT_NAMES = {
 }
 """GPUs, ranks and cores of this process, and options of this shell that the jobs' bash would take over."""
 SCRIPT_COMMANDS = (
-    "apptainer", "cat", "echo", "exec", "exit", "export", "grep", "lumen_require", "mktemp", "python", "rm", "scontrol",
+    "apptainer", "cat", "echo", "exec", "exit", "export", "grep", "mktemp", "python", "rm", "scontrol",
     "set", "shift", "singularity", "srun", "trap", "type", "unset",
 )  # fmt: skip
 """Commands of the batch scripts, for which an exported function of this shell would stand in."""

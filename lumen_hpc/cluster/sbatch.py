@@ -28,10 +28,15 @@ EMPTY_ENTRY_REMOVAL = (
 )
 """A module's `PYTHONPATH=$PYTHONPATH:/x` leaves one: Python takes it for the working directory, before its library."""
 SETUP_GUARD = """\
-lumen_require() { [ "$1" -eq 0 ] || { echo "lumen: a line of the setup failed (exit $1): $lumen_line"; exit 1; }; }
-trap 'lumen_code=$?; [ "${#BASH_SOURCE[@]}" -gt 1 ] || lumen_require "$lumen_code"' ERR"""
-"""Ends a job at the first command of a setup line that fails, and at a line that does; not within what it sources."""
-END_OF_SETUP = "trap - ERR; set +eu"
+lumen_end() { echo "lumen: a line of the setup $2 (exit $1): $lumen_line"; lumen_line=; exit 1; }
+lumen_require() { [ "$1" -eq 0 ] || lumen_end "$1" failed; }
+trap 'lumen_code=$?; [ "${#BASH_SOURCE[@]}" -gt 1 ] || lumen_require "$lumen_code"' ERR
+trap 'lumen_code=$?; [ -z "$lumen_line" ] || lumen_end "$lumen_code" "ended the job"' EXIT"""
+"""Ends a job at the first command of a setup line that fails, and at a line that does; not within what it sources.
+
+A line that exits would end the job as a success without work, and its gate too, which would let others start.
+"""
+END_OF_SETUP = "trap - ERR; set +eu; lumen_line="
 """After the setup, whose lines may have set options of the shell."""
 MODULE_LOADER = """\
 type module >/dev/null 2>&1 || for file in "${MODULESHOME:-/none}/init/bash" "${LMOD_PKG:-/none}/init/bash" \\
@@ -243,7 +248,7 @@ def _preamble(profile: Profile, resources: Resources, folders: JobFolders) -> li
 
 
 def _guarded_lines(line: str, name: str) -> list[str]:
-    return [f"lumen_line={shlex.quote(name)}", line, "lumen_require $?"]
+    return [f"lumen_line={shlex.quote(name)}", line, 'lumen_require "$?"']
 
 
 def _quote_for_node(text: str) -> str:

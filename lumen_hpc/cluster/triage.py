@@ -30,7 +30,7 @@ FIXES: Sequence[tuple[str, str]] = (
     (r"marshal data", "bytecode that a full disk cut off, which the same command removes"),
     (r"No module named|ImportError", "the environment of the jobs: profile.modules, profile.setup or the container"),
     (r"Permission denied|Read-only file system", "access rights of the file named; of a cache, profile.scratch"),
-    (r"a line of the setup failed|command not found", "that line of the profile, or the node's environment"),
+    (r"a line of the setup|command not found", "that line of the profile, or the node's environment"),
     (r"No such file or directory", "that path on the nodes: profile.runs, the container image or Python there"),
     (r"CUDA|device-side|ECC", "the GPU of that node; rerun, bad nodes are left out"),
 )

@@ -90,6 +90,7 @@ def started(tmp_path: Path, variables: dict[str, str] | None = None, **profile: 
     file.write_text(re.sub(r"(?m)^exec .*", "echo begun $A $B; true", script))
     known = {"PATH": os.environ["PATH"], "SLURM_JOB_ID": "7", **(variables or {})}
     done = subprocess.run(["bash", str(file)], env=known, capture_output=True, text=True)
+    assert ("begun" in done.stdout) == (done.returncode == 0), "else its gate would open, and others would start"
     return "begun" in done.stdout, done.stdout + done.stderr
 
 
@@ -106,15 +107,19 @@ def _profile(**changed: object) -> Profile:
         "set -e\nfalse",
         "source TOP/fails.sh",
         "no-such-command | cat; set -o pipefail; no-such-command | cat",
+        "set -u; echo $NO_SUCH_VARIABLE",
+        "exit 0",
+        "source TOP/exits.sh",
     ],
 )
-def test_the_first_command_of_a_setup_line_that_fails_ends_the_job_and_the_line_is_named(
+def test_the_first_command_of_a_setup_line_that_fails_or_exits_ends_the_job_and_the_line_is_named(
     tmp_path: Path, line: str
 ) -> None:
     (tmp_path / "fails.sh").write_text("export A=1\nfalse\n")
+    (tmp_path / "exits.sh").write_text("export A=1\nexit\n")
     line = line.replace("TOP", str(tmp_path))
     came, output = started(tmp_path, setup=[line])
-    assert not came and "lumen: a line of the setup failed (exit " in output, output
+    assert not came and output.count("lumen: a line of the setup ") == 1, output
     assert f"profile.setup: {'; '.join(line.splitlines())}\n" in output
 
 
@@ -126,6 +131,8 @@ def test_the_first_command_of_a_setup_line_that_fails_ends_the_job_and_the_line_
         "set -euo pipefail; export A=1",
         "source TOP/harmless.sh",
         "shopt -s nullglob; export A=1",
+        "trap 'rm -f x' EXIT; export A=1",
+        "IFS=0; export A=1",
     ],
 )
 def test_what_is_allowed_to_fail_ends_nothing(tmp_path: Path, line: str) -> None:
