@@ -104,7 +104,7 @@ def serve(task: Task) -> None:
                 login=os.environ.get("SLURM_SUBMIT_HOST", ""), job=os.environ.get("SLURM_JOB_ID", ""),
                 ends=_ends(task),
             )  # fmt: skip
-            with _page(task, address) as address, supervisor.publish(task.folder, address):
+            with _page(task, address, config.prompt_form.line) as address, supervisor.publish(task.folder, address):
                 command = f"python launch.py status {task.run.arguments}"
                 print(f"ready at {address.url}; {command} shows the key", flush=True)
                 while not task.should_stop():
@@ -140,10 +140,14 @@ def _experts(task: Task) -> Callable[[bytes], str] | None:
 
 
 @contextmanager
-def _page(task: Task, address: Address) -> Iterator[Address]:
-    """The page beside the server, if it is asked for; yields the address with the page's own."""
+def _page(task: Task, address: Address, line: tuple[str, ...]) -> Iterator[Address]:
+    """The page beside the server, if it is asked for; yields the address with the page's own.
+
+    `line`: the findings of the model's line, as its checkpoint notes them.
+    """
     from dataclasses import replace
 
+    from lumen_hpc.data.findings_line import FINDINGS
     from lumen_hpc.serving import page, supervisor
 
     settings = task.settings.serve
@@ -152,6 +156,9 @@ def _page(task: Task, address: Address) -> Iterator[Address]:
         return
     key = supervisor.new_key()
     longest = task.settings.predict.max_new_tokens
-    app = page.application(address.url, address.key, key, address.model, answer_tokens=longest, experts=_experts(task))
+    app = page.application(
+        address.url, address.key, key, address.model,
+        answer_tokens=longest, line=line or FINDINGS, experts=_experts(task),
+    )  # fmt: skip
     with supervisor.listen(address.host, settings.page_port, "serve.page_port") as listener, page.serve(app, listener):
         yield replace(address, page=f"http://{address.host}:{listener.getsockname()[1]}/{key}/")

@@ -33,17 +33,21 @@ STAGE = Stage(
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Trains until done or until a stop is requested; yields one row per file of the final model."""
+    from lumen_hpc.data.findings_line import read_line
     from lumen_hpc.nvila.prompt_form import PromptForm
     from lumen_hpc.training.train import Inputs, fine_tune
 
     instruct = task.settings.instruct
-    form = PromptForm.trained(
-        findings_line=instruct.findings_first, expert_text=instruct.expert_text, clinical=bool(instruct.clinical)
-    )
 
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         weights = verify(task.run.base_weights, task.run.profile.cache)  # before anything else reads the folder
         records = task.run.path("instruct") / f"{compared_model(task.model).name}-train.jsonl"
+        form = PromptForm.trained(
+            findings_line=instruct.findings_first,
+            line=read_line(records) if instruct.findings_first else (),
+            expert_text=instruct.expert_text,
+            clinical=bool(instruct.clinical),
+        )
         digests = {row["file"]: row["sha256"] for row in task.run.rows("instruct")}
         inputs = Inputs(
             records=records,

@@ -156,6 +156,13 @@ def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
         raise UserError(f"{path} is not Medical-Diff-VQA's list of studies with entities: {defect}") from None
 
 
+def read_line(records: Path) -> tuple[str, ...]:
+    """The findings of the line that the answers in a file of records begin with; empty where none does."""
+    with records.open("rb") as lines:
+        metas = (orjson.loads(line)["meta"] for line in lines if b'"line":' in line)
+        return next((tuple(meta["line"]) for meta in metas if "line" in meta), ())
+
+
 MIN_SHARE, MAX_FINDINGS = 0.01, 24
 """A dataset's line names the findings of at least this share of its studies, up to this number of findings."""
 

@@ -27,13 +27,15 @@ class PromptForm:
     """The order of the pictures."""
     findings_line: bool = False
     """Answers about two studies begin with a line of each finding's state (`instruct.findings_first`)."""
+    line: tuple[str, ...] = ()
+    """The findings of that line, in its order; older checkpoints with a line lack them."""
     expert_text: bool = False
     """The experts' words follow each picture (`instruct.expert_text`)."""
     clinical: bool = False
     """Lines of the clinical state follow each picture (`instruct.clinical`)."""
 
     @classmethod
-    def trained(cls, **parts: bool) -> PromptForm:
+    def trained(cls, **parts: Any) -> PromptForm:
         """The form of every training here; `parts`: those that the instruction settings add."""
         return cls(inline=True, image_order="references, then the main image", **parts)
 
@@ -46,8 +48,10 @@ class PromptForm:
         values = {field.name: note[field.name] for field in dataclasses.fields(cls) if field.name in note}
         for name, value in values.items():
             kind = type(getattr(cls, name))
-            if type(value) is not kind:
-                takes = "true or false" if kind is bool else "text"
+            if kind is tuple and isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+                values[name] = tuple(value)
+            elif type(value) is not kind:
+                takes = {bool: "true or false", str: "text", tuple: "a list of texts"}[kind]
                 raise UserError(f"{KEY}.{name}={json.dumps(value)} in config.json: it takes {takes}")
         return cls(**values)
 

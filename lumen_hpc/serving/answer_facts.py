@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from lumen_hpc.data.findings_line import strip
 from lumen_hpc.metrics.change import Reader
 
 Fact = dict[str, str]
@@ -13,12 +12,14 @@ _DIRECTIONS = {1: "worse", -1: "better", 0: "other level"}
 
 
 def read_facts(answer: str, kind: str) -> list[Fact]:
-    """The facts of an answer to a `diagnostic`, `difference` or `prediction` question; empty if none was read."""
-    text = strip(answer)
+    """The facts of an answer to a `diagnostic`, `difference` or `prediction` question; empty if none was read.
+
+    `answer` has no findings line.
+    """
     if kind == "diagnostic":
-        level = _READER.level(text)
-        return [{"finding": name, "change": "present", "level": level} for name in sorted(_READER.findings(text))]
-    change = _READER.change(text, kind)
+        level = _READER.level(answer)
+        return [{"finding": name, "change": "present", "level": level} for name in sorted(_READER.findings(answer))]
+    change = _READER.change(answer, kind)
     if change is None:
         return []
     if not change:

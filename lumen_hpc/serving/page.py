@@ -15,7 +15,7 @@ import io
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.findings_line import FINDINGS, strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.data.phantom_questions import DIFFERENCE
 from lumen_hpc.errors import UserError
@@ -127,18 +127,20 @@ def application(
     model: str,
     *,
     answer_tokens: int = 256,
+    line: Sequence[str] = FINDINGS,
     experts: Callable[[bytes], str] | None = None,
 ) -> Starlette:
     """The page's web application.
 
-    url, key: the model's server. page_key: part of the page's own address. experts: from an image file to the sentence
-    that follows the image in the prompt; None leaves it to the user.
+    url, key: the model's server. page_key: part of the page's own address. line: the findings of the line that is no
+    part of an answer. experts: from an image file to the sentence that follows the image in the prompt; None leaves it
+    to the user.
     """
     from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     direct = DefaultAsyncHttpxClient(trust_env=False, follow_redirects=False)  # else HTTP_PROXY gets images and key
     client = AsyncOpenAI(base_url=url, api_key=key, max_retries=0, http_client=direct)
-    page = _Page(client, model, answer_tokens, experts)
+    page = _Page(client, model, answer_tokens, line, experts)
     app = Starlette(
         routes=[
             Route("/", page.index),
@@ -156,8 +158,16 @@ def application(
 class _Page:
     """The handlers of the page's addresses; the arguments are those of `application`."""
 
-    def __init__(self, client: Any, model: str, answer_tokens: int, experts: Callable[[bytes], str] | None) -> None:
-        self._client, self._model, self._answer_tokens, self._experts = client, model, answer_tokens, experts
+    def __init__(
+        self,
+        client: Any,
+        model: str,
+        answer_tokens: int,
+        line: Sequence[str],
+        experts: Callable[[bytes], str] | None,
+    ) -> None:
+        self._client, self._model, self._answer_tokens = client, model, answer_tokens
+        self._line, self._experts = line, experts
         self._folder, self._readers = Path(__file__).parent, asyncio.Semaphore(MAX_READERS)
 
     async def index(self, request: Request) -> Response:
@@ -202,11 +212,13 @@ class _Page:
             return _error_response(SLOW_UPLOAD, 408)
         except (TypeError, ValueError, RecursionError):
             return _error_response("the request is not one of this page's")
-        return StreamingResponse(_stream_answer(self._client, self._model, question, self._answer_tokens),
+        return StreamingResponse(_stream_answer(self._client, self._model, question, self._answer_tokens, self._line),
                                  media_type="application/x-ndjson", headers=HEADERS)  # fmt: skip
 
 
-async def _stream_answer(client: Any, model: str, question: PageQuestion, answer_tokens: int) -> AsyncIterator[bytes]:
+async def _stream_answer(
+    client: Any, model: str, question: PageQuestion, answer_tokens: int, line: Sequence[str]
+) -> AsyncIterator[bytes]:
     """Lines of JSON: `{"text"}` for each piece of the answer, then `{"answer", "facts", "note"}`; or `{"error"}`.
 
     `note`: what a reader must know of the answer; empty if the model ended it.
@@ -233,7 +245,8 @@ async def _stream_answer(client: Any, model: str, question: PageQuestion, answer
         if finish_reason not in ("stop", "length"):  # vLLM's abort or error, or a stream that ends without a reason
             yield _json_line({"error": "the model's server broke the answer off"})
             return
-        yield _json_line({"answer": visible(strip(text)), "facts": read_facts(text, question.kind), "note": note})
+        answer = strip(text, line)
+        yield _json_line({"answer": visible(answer), "facts": read_facts(answer, question.kind), "note": note})
     except (APIConnectionError, HTTPError):  # httpx's own, while an answer streams
         yield _json_line({"error": "the model's server does not answer any more"})
     except APIError as error:

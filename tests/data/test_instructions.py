@@ -276,6 +276,9 @@ def test_the_findings_of_the_line_can_be_chosen(prepared):
     difference = write(prepared, settings=Instruct(findings_first=True, line=["edema"]))["lumen-val"][1]
     assert difference["conversations"][1]["value"] == "edema severe mild better ; Nothing has changed."
     assert difference["meta"]["line"] == ["edema"]
+    folder = prepared.parent / "instruct"
+    assert findings_line.read_line(folder / "lumen-train.jsonl") == ("edema",)
+    assert findings_line.read_line(folder / "ft-train.jsonl") == ()
     with pytest.raises(UserError, match=r"instruct.line=\['edma'\]: no study has 'edma'; there are .*edema"):
         write(prepared, settings=Instruct(findings_first=True, line=["edma"]))
 

@@ -32,12 +32,12 @@ def test_records_with_the_same_pictures_share_one_decoded_set(tiny, records, tmp
 @pytest.fixture
 def trained(tiny, tmp_path):
     """A checkpoint whose note says that it was trained here."""
-    tiny.config = tiny.config.with_prompt_form(PromptForm.trained(findings_line=True))
+    tiny.config = tiny.config.with_prompt_form(PromptForm.trained(findings_line=True, line=("edema", "lung opacity")))
     return nvila.load(nvila.save(tiny, tmp_path / "trained"))
 
 
 def test_a_trained_checkpoint_is_asked_in_its_own_form_by_default(trained, records):
-    assert trained.config.prompt_form == PromptForm.trained(findings_line=True)
+    assert trained.config.prompt_form == PromptForm.trained(findings_line=True, line=("edema", "lung opacity"))
     asked = [{**records[2], "conversations": [{"from": "human", "value": "before: <image>\nafter: <image>\nWhat?"}]}]
     inline, front = (trained.preprocess(asked, generation=True, inline=choice).input_ids for choice in (True, False))
     assert not torch.equal(inline, front)
@@ -67,6 +67,8 @@ def test_a_text_without_image_puts_each_picture_on_a_line_before_it_as_training_
         ({"inline": "yes"}, 'prompt_form.inline="yes"'),
         ([], "prompt_form in config.json is a list"),
         ({"image_order": 3}, "takes text"),
+        ({"line": "edema"}, "takes a list of texts"),
+        ({"line": [1]}, "takes a list of texts"),
     ],
 )
 def test_a_note_of_another_type_is_refused_by_name(note, message, tiny):

@@ -82,7 +82,7 @@ def _chunk(text: str, ends: str | None = None) -> dict:
 
 
 @contextmanager
-def _listening(app):
+def listening(app):
     with listen("127.0.0.1", 0, "port") as opened, page.serve(app, opened):
         yield f"http://127.0.0.1:{opened.getsockname()[1]}"
 
@@ -98,9 +98,9 @@ def model():
 
 @pytest.fixture
 def address(model):
-    with _listening(model.app) as server:
+    with listening(model.app) as server:
         app = page.application(f"{server}/v1", "server-key", "page-key", "lumen", experts=_words)
-        with _listening(app) as url:
+        with listening(app) as url:
             yield url
 
 

@@ -16,6 +16,7 @@ from lumen_hpc import nvila
 from lumen_hpc.config.schema import Predict
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.generate import Answer
+from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.serving import image_files
 from lumen_hpc.serving.ask import TrainedModel
 from lumen_hpc.training.predict import open_predictor
@@ -217,6 +218,20 @@ def test_a_cut_answer_is_told_from_a_whole_one(made, model, monkeypatch):
     for ids, cut in (([5, 6], True), ([5, model.nvila.tokenizer.end], False)):
         monkeypatch.setattr(type(model.nvila), "generate", lambda *_, ids=ids, **__: [Answer("No change is seen", ids)])
         assert model.ask("any change?", image=made / "0-main.png").cut is cut
+
+
+def test_the_findings_line_of_the_training_is_no_part_of_the_answer(made, monkeypatch):
+    """Whatever findings the dataset or `instruct.line` gave it: `config.json` has their names."""
+    line, sentence = "edema no yes new fracture old old same", "The image shows a new edema."
+    monkeypatch.setattr(nvila.NVILA, "generate", lambda *_, **__: [Answer(f"{line} ; {sentence}", [5])])
+    for form, answer in (
+        (PromptForm.trained(findings_line=True, line=("edema", "fracture")), sentence),
+        (PromptForm.trained(findings_line=True), f"{line} ; {sentence}"),  # the phantoms', which this is not
+    ):
+        trained = nvila.load(made / "base")
+        trained.config = trained.config.with_prompt_form(form)
+        reply = TrainedModel(trained).ask("any change?", image=made / "0-main.png")
+        assert reply.answer == answer and reply.findings == (line if answer == sentence else "")
 
 
 def test_the_terminal_reads_an_image_once(made, monkeypatch, capsys):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
 import re
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +17,7 @@ from lumen_hpc.data.images import grey_levels
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import page
 from lumen_hpc.serving.answer_facts import read_facts
-from tests.serving.pages import ANSWERS, answered, load, needs_chromium
+from tests.serving.pages import ANSWERS, Model, answered, listening, load, needs_chromium
 
 
 @needs_chromium
@@ -282,3 +285,19 @@ def test_the_experts_words_are_those_of_training(tmp_path):
     (row,) = predictor.predict([{"study_id": "s", "dicom_id": "d", "image": str(path)}])
     words = ExpertWords(settings, cache="", pretrained=tmp_path)(path.read_bytes())
     assert words == sentence(row, settings.in_prompt, settings.thresholds) != ""
+
+
+def test_the_findings_line_of_the_training_is_neither_answer_nor_fact(model: Model):
+    """A dataset has other findings in its line than the phantoms."""
+    model.answer = f"edema no yes new fracture old old same ; {ANSWERS['given']}"
+    png = io.BytesIO()
+    Image.new("L", (8, 8)).save(png, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    question = {"kind": "difference", "question": "what has changed?", "images": {"reference": url, "main": url}}
+    with listening(model.app) as server:
+        app = page.application(f"{server}/v1", "server-key", "page-key", "lumen", line=("edema", "fracture"))
+        with listening(app) as address:
+            reply = httpx.post(f"{address}/page-key/ask", json=question, trust_env=False)
+    last = json.loads(reply.text.splitlines()[-1])
+    assert last["answer"].strip() == ANSWERS["given"]
+    assert last["facts"] == [{"finding": "pleural effusion", "change": "new", "level": ""}]

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import lumen_hpc
+from lumen_hpc.data.findings_line import FINDINGS
 from lumen_hpc.serving.supervisor import read_address
 from sandbox import notebook
 from sandbox.checkout import make
@@ -101,6 +102,7 @@ def test_the_models_are_trained_and_in_the_official_layout(runs: Path):
         assert (form["inline"], form["findings_line"], form["expert_text"]) == (True, True, False), (
             "as the demo's recipe"
         )
+        assert form["line"] == (list(FINDINGS) if model == "lumen" else [])
         losses = [json.loads(line)["loss"] for line in (final.parent / "metrics.jsonl").open()]
         assert len(losses) == 4
 
