@@ -115,8 +115,8 @@ def tasks(record: dict[str, Any], job: JobRecord, queued_jobs: dict[str, slurm.J
     task_ids = slurm.task_ids(job["id"], 1 if job.get("gate") else len(job["packs"]))
     same_ids = {position: queued_jobs[name] for position, name in enumerate(task_ids) if name in queued_jobs}
     user, job_name = str(record.get("user", "")), job.get("name", "")
-    return {
-        position: task for position, task in same_ids.items() if user in ("", task.user) and job_name in ("", task.name)
+    return {  # a site may lengthen names
+        position: task for position, task in same_ids.items() if user in ("", task.user) and job_name in task.name
     }
 
 
@@ -167,7 +167,7 @@ def unrecorded_ids(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
     recorded_ids = {job["id"] for record in submissions(run.folder) for job in record["jobs"]}
     ids = {
         name.split("_")[0] for name, job in queued_jobs.items()
-        if job.name.startswith(f"{run.folder.name}.") and job.user == str(os.getuid())
+        if f"{run.folder.name}." in job.name and job.user == str(os.getuid())
     }  # fmt: skip
     prefix = f"{os.path.realpath(run.folder)}/"
     return sorted(id_ for id_ in ids - recorded_ids if os.path.realpath(slurm.log_path(id_)).startswith(prefix))

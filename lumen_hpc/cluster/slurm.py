@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lumen_hpc.cluster import lock
 from lumen_hpc.errors import UserError
+from lumen_hpc.plain_text import visible
 
 ENDED_STATES = {
     "BOOT_FAIL",
@@ -86,13 +87,14 @@ NOTICE_DELAY_S = 8.0
 _prefetched: dict[tuple[str, ...], subprocess.Popen[bytes]] = {}
 """Commands that `prefetch` started, whose output nobody has read yet."""
 CONFIGURATION_COMMAND = ("scontrol", "show", "config")
+FEDERATION_COMMAND = ("scontrol", "show", "federation")
 PARTITIONS_COMMAND = ("sinfo", "-h", "-a", "-e", "-o", "%P|%D|%c|%G|%l|%m|%a|%F")
 
 
 @contextmanager
 def prefetch() -> Iterator[None]:
-    """Starts the two queries about the cluster that a submission needs: Slurm answers while it does other work."""
-    for words in (CONFIGURATION_COMMAND, PARTITIONS_COMMAND):
+    """Starts the queries about the cluster that a submission needs: Slurm answers while it does other work."""
+    for words in (CONFIGURATION_COMMAND, FEDERATION_COMMAND, PARTITIONS_COMMAND):
         with suppress(OSError):
             _prefetched[words] = _start(words)
     try:
@@ -127,6 +129,11 @@ def ask(*words: str, timeout: float = ANSWER_TIMEOUT_S, own_session: bool = Fals
     `own_session`: neither ^C in the terminal nor a signal that asks the job to end reaches it, and it keeps the run's
     lock if this process is killed.
     """
+    return _ask(words, timeout, own_session)[0]
+
+
+def _ask(words: tuple[str, ...], timeout: float, own_session: bool) -> tuple[str, str]:
+    """What a Slurm command answers, and what it says beside on stderr; errors as in `ask`."""
     try:
         process = _prefetched.pop(words, None) or _start(words, own_session)
         with process:
@@ -156,7 +163,7 @@ def ask(*words: str, timeout: float = ANSWER_TIMEOUT_S, own_session: bool = Fals
         if NO_CLUSTER_MESSAGE.search(message):
             message += ": is this a login node? (profile.executor=local runs here)"
         raise (Unreachable if UNREACHABLE_MESSAGE.search(message) else UserError)(f"{' '.join(words[:3])}: {message}")
-    return output.decode(errors="replace")
+    return output.decode(errors="replace"), error_output.decode(errors="replace")
 
 
 def _read_output(process: subprocess.Popen[bytes], program_name: str, timeout: float) -> tuple[bytes, bytes]:
@@ -343,14 +350,31 @@ class Refused(UserError):
 def submit(script: Path) -> str:
     """Submits an sbatch script; its job id. Raises Refused, or Unreachable."""
     try:
-        output = ask("sbatch", str(script), own_session=True)
+        output, messages = _ask(("sbatch", *one_cluster(), str(script)), ANSWER_TIMEOUT_S, own_session=True)
     except Unreachable:
         raise
     except UserError as error:
         raise Refused(sbatch_messages(error)) from None
     if not (match := re.search(r"Submitted batch job (\d+)", output)):
         raise Refused(f"no job id in the answer of sbatch: {output.strip()[:200]}")
+    for message in messages.splitlines():
+        _report(message)
     return match[1]
+
+
+@functools.cache
+def _report(message: str) -> None:
+    """Says once what a site tells whoever submits, such as that it charges another account."""
+    print(f"lumen: {visible(message)}", file=sys.stderr)
+
+
+@functools.cache
+def one_cluster() -> tuple[str, ...]:
+    """sbatch's option that keeps jobs on this cluster of a federation: another's queue is not asked, nor cancelled."""
+    match = None
+    with suppress(UserError):  # an older Slurm knows no federations
+        match = re.search(r"^Self:\s*([^:\s]+)", ask(*FEDERATION_COMMAND), re.MULTILINE)
+    return (f"--clusters={match[1]}",) if match and "SLURM_CLUSTERS" not in os.environ else ()
 
 
 def requeue(job: str) -> None:

@@ -95,6 +95,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE", str(tmp_path))
     slurm.settings.cache_clear()
+    slurm.one_cluster.cache_clear()
     return tmp_path
 
 

@@ -90,6 +90,44 @@ def test_a_controller_that_is_away_is_told_from_a_refusal(fake: Path, message: s
         slurm.submit(fake / "script.sh")
 
 
+@pytest.mark.parametrize(("clusters", "option"), [("", "--clusters=here "), ("there", "")])
+def test_in_a_federation_jobs_stay_on_the_cluster_whose_queue_is_asked(
+    fake: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, clusters: str, option: str
+) -> None:
+    """Else the first to have room takes them; there they are neither seen nor cancelled."""
+    if clusters:
+        monkeypatch.setenv("SLURM_CLUSTERS", clusters)
+    answer(
+        fake, "scontrol", "Federation: all\nSelf:       here:10.0.0.1:6817 ID:1\nSibling:    there:10.0.0.2:6817 ID:2"
+    )
+    (fake / "bin" / "sbatch").write_text(
+        '#!/bin/sh\necho "$@" >&2; echo Submitted batch job 67108865 on cluster here\n'
+    )
+    assert slurm.submit(fake / "script.sh") == "67108865"
+    assert capsys.readouterr().err == f"lumen: {option}{fake}/script.sh\n"
+
+
+def test_what_a_site_says_to_whoever_submits_is_shown_once(fake: Path, capsys: pytest.CaptureFixture) -> None:
+    """As of a job_submit plugin that charges another account."""
+    message = "sbatch: Submitted batch job 9? No: account x is closed, y is charged"
+    (fake / "bin" / "sbatch").write_text(f"#!/bin/sh\necho '{message}' >&2; echo hello; echo Submitted batch job 7\n")
+    assert [slurm.submit(fake / "script.sh") for _ in range(3)] == ["7"] * 3
+    assert capsys.readouterr().err == f"lumen: {message}\n"
+
+
+def test_jobs_whose_names_a_site_lengthens_are_the_runs(fake: Path, request_here: Request, stages: list[Stage]):
+    run, submitted = submit_chain(request_here, stages)
+    lines = [
+        f"{job['id']}|RUNNING|None|n1|N/A|{os.getuid()}|chest-{job['name']}-x" for job in submitted if "gate" in job
+    ]
+    (fake / "queue").write_text("\n".join([*lines, f"77|PENDING|Priority||N/A|{os.getuid()}|chest-r.answer-a"]))
+    (fake / "job-77").write_text(f"StdOut={run.folder}/answer-a/logs/77_0_log.out\n")
+    found = [
+        live.tasks(record, job, slurm.queue()) for record in live.submissions(run.folder) for job in record["jobs"]
+    ]
+    assert sum(map(len, found)) == len(lines) and live.unrecorded_ids(run, slurm.queue()) == ["77"]
+
+
 def test_a_lost_job_is_found_where_users_have_no_scontrol(fake: Path, request_here: Request, stages: list[Stage]):
     run, _ = submit_chain(request_here, stages)
     (fake / "bin" / "scontrol").write_text("#!/bin/sh\nexit 127\n")
