@@ -229,22 +229,19 @@ def status(request: Request, pipeline: Pipeline) -> int:
     if request.watch and request.json:
         raise UserError("watch=true and json=true: one of the two")
     run = existing_run(request)
-
-    def query() -> list[StepStatus]:
-        return [item for item in run_status.read(run, pipeline.stages) if item.step in step_names]
-
     step_names = _step_names(run, pipeline, request.stage or "full")
+
+    def of_stage(step_statuses: list[StepStatus]) -> list[StepStatus]:
+        return [item for item in step_statuses if item.step in step_names]
+
     owner, queue_known = user_name(run.folder.stat().st_uid), True
     if request.watch:
         run = dataclasses.replace(run, verified_lines={})
+        query = lambda: of_stage(run_status.read(run, pipeline.stages))  # noqa: E731
         step_statuses = status_table.watch(run, query, _console())
     else:
-        try:
-            step_statuses = query()
-        except slurm.Unreachable as error:
-            print(f"lumen: {error}; the queue is unknown: this is what the files say", file=sys.stderr)
-            queue_known = False
-            step_statuses = [item for item in run_status.read_files(run, pipeline.stages) if item.step in step_names]
+        step_statuses, queue_known = _known_status(run, pipeline)
+        step_statuses = of_stage(step_statuses)
     if request.json:
         steps = [dataclasses.asdict(item) for item in step_statuses]
         print(json.dumps({"run": str(run.folder), "owner": owner, "queue_known": queue_known, "steps": steps}))
@@ -255,6 +252,17 @@ def status(request: Request, pipeline: Pipeline) -> int:
     return int(any(item.state in ("failed", "stuck") for item in step_statuses))
 
 
+def _known_status(run: Run, pipeline: Pipeline) -> tuple[list[StepStatus], bool]:
+    """A run's status, by the files alone where the queue is unknown, and whether it is known."""
+    from lumen_hpc.cluster import status as run_status
+
+    try:
+        return run_status.read(run, pipeline.stages), True
+    except slurm.Unreachable as error:
+        print(f"lumen: {error}; the queue is unknown: this is what the files say", file=sys.stderr)
+        return run_status.read_files(run, pipeline.stages), False
+
+
 def cancel(request: Request, pipeline: Pipeline) -> int:
     """Cancels a run's queued and running jobs, or one stage's with what waits for it; finished shards stay."""
     run = existing_run(request)
@@ -263,6 +271,7 @@ def cancel(request: Request, pipeline: Pipeline) -> int:
     if run.profile.executor == "local":
         raise UserError(f"run {request.run} has no jobs: it runs on this machine, and Ctrl-C where it runs ends it")
     step_names = _with_dependants(run, pipeline, request.stage)
+    live.require_known_queue(run)
     if not request.dry_run:
         lock.require_free(run.folder)  # before the queue is asked: what is submitted meanwhile would stay
     records = list(live.submissions(run.folder))
@@ -317,7 +326,7 @@ def logs(request: Request, pipeline: Pipeline) -> int:
 
     run = existing_run(request)
     step_names = _step_names(run, pipeline, request.stage or "full")
-    step_statuses = [item for item in run_status.read(run, pipeline.stages) if item.step in step_names]
+    step_statuses = [item for item in _known_status(run, pipeline)[0] if item.step in step_names]
     step_statuses += [
         run_status.StepStatus(name, "", 0, 0) for name in step_names - {item.step for item in step_statuses}
     ]

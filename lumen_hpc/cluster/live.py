@@ -185,25 +185,37 @@ def _queued_ids(record: dict[str, Any], queued_jobs: dict[str, slurm.Job]) -> li
     return [job["id"] for job in record["jobs"] if tasks(record, job, queued_jobs)]
 
 
+class Elsewhere(slurm.Unreachable):
+    """A run's jobs are in a queue that this machine never sees."""
+
+
+def require_known_queue(run: Run) -> None:
+    """Raises Elsewhere where jobs of a run are another cluster's, or Slurm's commands are not on this machine."""
+    for record in _open_submissions(run):
+        here = f"this is {slurm.cluster()}" if slurm.installed() else "squeue is not on this machine"
+        if not slurm.installed() or _is_on_other_cluster(record):
+            ids = _comma_separated([job["id"] for job in record["jobs"]])
+            where = f"{run.folder}: submitted on cluster {record.get('cluster') or '?'} (jobs {ids}), {here}"
+            raise Elsewhere(f"{where}; go on there, or first: python launch.py cancel {run.arguments}, there")
+
+
 def require_own(run: Run) -> None:
     """Raises UserError while jobs of another user, or of another cluster, may still write to the run."""
-    queued_jobs: dict[str, slurm.Job] | None = None
-    for record in submissions(run.folder):
-        job_ids = [job["id"] for job in record["jobs"]]
-        if not job_ids or record.get("cancelled") or run.profile.executor != "slurm" or not slurm.installed():
+    require_known_queue(run)
+    for record in _open_submissions(run):
+        if str(record.get("user", os.getuid())) == str(os.getuid()):
             continue
-        if _is_on_other_cluster(record):
+        if queued_ids := _queued_ids(record, queue(run)):
             raise UserError(
-                f"{run.folder}: submitted on cluster {record['cluster']} (jobs {_comma_separated(job_ids)}), this is "
-                f"{slurm.cluster()}; go on there, or first: python launch.py cancel {run.arguments}, there"
+                f"{run.folder}: {owner(record)} has jobs {_comma_separated(queued_ids)} of this run in the queue; "
+                "only their owner can go on with it or cancel them"
             )
-        if str(record.get("user", os.getuid())) != str(os.getuid()):
-            queued_jobs = queue(run) if queued_jobs is None else queued_jobs
-            if queued_ids := _queued_ids(record, queued_jobs):
-                raise UserError(
-                    f"{run.folder}: {owner(record)} has jobs {_comma_separated(queued_ids)} of this run in the queue; "
-                    "only their owner can go on with it or cancel them"
-                )
+
+
+def _open_submissions(run: Run) -> list[dict[str, Any]]:
+    """Submissions to a cluster whose jobs nobody has cancelled."""
+    records = submissions(run.folder) if run.profile.executor == "slurm" else ()
+    return [record for record in records if record["jobs"] and not record.get("cancelled")]
 
 
 def require_no_jobs(run: Run) -> None:

@@ -57,7 +57,8 @@ class StepStatus:
 
 
 def read(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
-    """The status of every step that the run's settings include."""
+    """The status of every step that the run's settings include. Raises Unreachable where the queue is unknown."""
+    live.require_known_queue(run)
     all_steps = graph.steps(stages, run.settings)
     runs_here = run.profile.executor == "local" and lock.is_held(run.folder)
     jobs = _Jobs(*_queued_tasks(run), runs_here, live.newest_submissions(run.folder), Accounting())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lumen_hpc.cluster import slurm
+from lumen_hpc.cluster import live, slurm
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.cluster.status import StepStatus, server
 from lumen_hpc.plain_text import visible
@@ -36,11 +37,11 @@ def watch(run: Run, query: Callable[[], list[StepStatus]], console: Console) -> 
     with (
         Live(console=console, auto_refresh=False, vertical_overflow="visible")
         if console.is_terminal
-        else _PlainOutput() as display
+        else nullcontext() as display
     ):
         while True:
             renderables = parts(run, step_statuses)
-            if isinstance(display, Live):
+            if display:
                 display.update(
                     Group(
                         *renderables,
@@ -60,21 +61,13 @@ def watch(run: Run, query: Callable[[], list[StepStatus]], console: Console) -> 
             step_statuses = _query_patiently(query)
 
 
-class _PlainOutput:
-    """Stands where rich's Live would, when the output is no terminal."""
-
-    def __enter__(self) -> _PlainOutput:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
 def _query_patiently(query: Callable[[], list[StepStatus]]) -> list[StepStatus]:
     """The status, waiting for a controller that does not answer."""
     while True:
         try:
             return query()
+        except live.Elsewhere:
+            raise
         except slurm.Unreachable as error:
             print(f"{error}; trying again", file=sys.stderr, flush=True)
             time.sleep(REFRESH_INTERVAL_S)

@@ -175,16 +175,41 @@ def test_a_second_user_sees_who_owns_the_run(fake: Path, request_here: Request, 
     assert live.shards(run, live.queue(run)) == ({}, {})
 
 
+def _is_known_elsewhere(request: Request, pipeline: Pipeline, where: str, capsys: pytest.CaptureFixture) -> None:
+    """No job counts as ended or cancelled."""
+    with pytest.raises(live.Elsewhere, match=where):
+        commands.cancel(request, pipeline)
+    for verb in (commands.status, commands.logs):
+        assert verb(request, pipeline) == 0
+        assert f"{where}; go on there" in (output := capsys.readouterr()).err and "fix:" not in output.out
+    request.watch = True
+    with pytest.raises(live.Elsewhere, match=where):
+        commands.status(request, pipeline)
+
+
+def test_jobs_are_not_taken_for_ended_on_a_machine_without_slurm(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """As on a node for data transfers: `cancel` said that it had cancelled none, and status that all had failed."""
+    run, _ = submit_chain(request_here, stages)
+    monkeypatch.setenv("PATH", "/nowhere")
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
+    _is_known_elsewhere(request_here, pipeline, "squeue is not on this machine", capsys)
+    live.require_no_jobs(run)  # a copy of a run on a laptop may go on there
+
+
 def test_another_cluster_on_the_same_file_system_must_cancel_first(
-    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, capsys
 ):
     run, submitted = submit_chain(request_here, stages)
     _queue(fake, submitted)
     monkeypatch.setenv("CLUSTER", "there")
     slurm.settings.cache_clear()
     assert live.shards(run, live.queue(run)) == ({}, {}), "a stranger's jobs of the same numbers"
+    pipeline = Pipeline(tuple(stages), jobs.run_pack)
     with pytest.raises(UserError, match=r"submitted on cluster here .* this is there"):
         live.require_own(run)
+    _is_known_elsewhere(request_here, pipeline, "this is there", capsys)
     monkeypatch.setenv("CLUSTER", "here")
     slurm.settings.cache_clear()
     commands.cancel(request_here, Pipeline(tuple(stages), jobs.run_pack))
