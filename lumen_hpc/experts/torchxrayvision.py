@@ -111,7 +111,7 @@ def _pathology_model(name: str, folder: Path) -> torch.nn.Module:
 def _whole_modules_allowed() -> Iterator[None]:
     """Lets torch unpickle TorchXRayVision's whole modules, whose hashes were verified by now.
 
-    `training.accelerator` forbids that for the whole process, and its pickles of checkpoints stay forbidden.
+    A site may forbid that for the whole process, and other pickles stay forbidden.
     """
     restriction = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
     try:

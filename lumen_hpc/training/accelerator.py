@@ -1,4 +1,4 @@
-"""DeepSpeed imported so that it works on any machine and reads no pickle that could run code.
+"""DeepSpeed imported so that it works on any machine; inside `weights_only` it runs no code from a pickle.
 
 Import it from here and nowhere else.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from unittest.mock import patch
 
 import torch
@@ -16,8 +17,6 @@ import lumen_hpc.torchvision_compat  # noqa: F401  (DeepSpeed looks at transform
 
 NAME = "cuda" if torch.cuda.is_available() else "cpu"
 os.environ.setdefault("DS_ACCELERATOR", NAME)
-# DeepSpeed loads with weights_only=False, which runs whatever code a checkpoint's pickle contains; this overrides it.
-os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 import deepspeed  # noqa: E402
 from deepspeed.runtime.fp16.loss_scaler import LossScaler  # noqa: E402
@@ -41,4 +40,26 @@ torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_addres
 deepspeed.utils.logger.setLevel("WARNING")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
 
-__all__ = ["NAME", "deepspeed", "zero_to_fp32"]
+FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""The variable that lets torch unpickle only weights and plain values, whatever `torch.load` is asked for."""
+
+
+@contextlib.contextmanager
+def weights_only() -> Iterator[None]:
+    """Has DeepSpeed read a checkpoint without running code from it.
+
+    It loads with weights_only=False, which this overrides. Only inside the block: the process may be a notebook, whose
+    user reads other pickles.
+    """
+    earlier = os.environ.get(FORCE_WEIGHTS_ONLY)
+    os.environ[FORCE_WEIGHTS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        if earlier is None:
+            del os.environ[FORCE_WEIGHTS_ONLY]
+        else:
+            os.environ[FORCE_WEIGHTS_ONLY] = earlier
+
+
+__all__ = ["FORCE_WEIGHTS_ONLY", "NAME", "deepspeed", "weights_only", "zero_to_fp32"]

@@ -292,7 +292,7 @@ class Checkpoints:
 
 def _convert(source: Path, target: Path, beat: Beat) -> None:
     """Runs DeepSpeed's converter in a process of its own, since it forks."""
-    code = (  # DeepSpeed as `accelerator` sets it up: it unpickles only weights
+    code = (  # DeepSpeed as `accelerator` sets it up
         "from lumen_hpc.training import accelerator; from deepspeed.checkpoint import ds_to_universal as tool; "
         "tool.main(tool.parse_arguments())"
     )
@@ -301,7 +301,8 @@ def _convert(source: Path, target: Path, beat: Beat) -> None:
     process = subprocess.Popen(
         [*command, "--input_folder", str(source), "--output_folder", str(target)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "DS_ACCELERATOR": accelerator.NAME, "PYTHONPATH": python_path},
+        env={**os.environ, "DS_ACCELERATOR": accelerator.NAME, accelerator.FORCE_WEIGHTS_ONLY: "1",
+             "PYTHONPATH": python_path},
     )  # fmt: skip
     while True:
         beat(f"converting {source} for another number of ranks")

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from lumen_hpc.config import schema
 from lumen_hpc.distributed import Ranks
-from lumen_hpc.training.accelerator import deepspeed
+from lumen_hpc.training.accelerator import deepspeed, weights_only
 from lumen_hpc.training.checkpointing import TAG, StagedWriter
 
 
@@ -106,7 +106,8 @@ class Engine:
 
     def load(self, folder: Path, tag: str) -> None:
         """Loads weights and optimizer state from `folder/tag`, written by `stage` or converted from it."""
-        path, _ = self.ds.load_checkpoint(str(folder), tag=tag, load_module_strict=not self._adapters_only)
+        with weights_only():
+            path, _ = self.ds.load_checkpoint(str(folder), tag=tag, load_module_strict=not self._adapters_only)
         if path is None:
             raise RuntimeError(f"DeepSpeed found nothing to load in {folder / tag}")
 

@@ -46,7 +46,7 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     if not (folder / MARKER).is_file():
         return nvila.load(folder, dtype=dtype, device=_choose_device(folder))
     _require_own(folder, run)
-    from lumen_hpc.training.accelerator import zero_to_fp32
+    from lumen_hpc.training.accelerator import weights_only, zero_to_fp32
 
     state = json.loads((folder / MARKER).read_text())["state"]
     base = base or Path(state["base"])
@@ -54,9 +54,10 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
         raise UserError(f"{folder} was trained from {base}, which does not exist; give its folder as train.base")
     model = nvila.load(base, dtype=dtype, device=device)
     model.config = model.config.with_prompt_form(PromptForm.trained())
-    weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(
-        str(folder), tag="deepspeed", exclude_frozen_parameters="train.adapter" in state["fingerprint"]
-    )
+    with weights_only():
+        weights = zero_to_fp32.get_fp32_state_dict_from_zero_checkpoint(
+            str(folder), tag="deepspeed", exclude_frozen_parameters="train.adapter" in state["fingerprint"]
+        )
     # Parameters that the checkpoint lacks were frozen and equal the base's.
     learned_weights, factors = adapters.split({name.removeprefix("model."): tensor for name, tensor in weights.items()})
     if factors:

@@ -94,7 +94,7 @@ def _rows(settings: Experts, studies: list[dict]) -> list[dict]:
     return list(open_expert(settings, cache="", pretrained=Path()).predict(iter(studies)))
 
 
-def test_weights_load_beside_a_training_which_forbids_pickled_code(
+def test_weights_load_where_the_site_forbids_pickled_code(
     folder: Path, studies: list[dict], monkeypatch: pytest.MonkeyPatch
 ):
     settings = Experts(extra=[], trust_unknown_weights=True, weights=str(folder), workers=0)
@@ -106,7 +106,6 @@ def test_weights_load_beside_a_training_which_forbids_pickled_code(
 def test_rows_equal_the_library_on_its_own_preprocessing(
     folder: Path, studies: list[dict], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # for the library's own loading below
     import torchxrayvision as xrv
 
     rows = _rows(_settings(folder, "densenet121-res224-all"), studies)
@@ -134,7 +133,6 @@ def test_untrained_heads_are_left_out_of_an_ensemble(folder: Path, studies: list
 def test_a_prediction_that_is_no_number_stops_the_expert(
     tmp_path: Path, studies: list[dict], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)  # set by training's import in another test
     file = _stand_in("densenet121-res224-all", tmp_path)
     model = torch.load(file, weights_only=False)
     torch.nn.init.constant_(model.classifier.weight, torch.nan)

@@ -23,8 +23,10 @@ from lumen_hpc.language.engine import open_engine
 from lumen_hpc.nvila.tensors import read_tensors
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.serving.export import export
-from lumen_hpc.training.checkpointing import MARKER, StagedWriter, restore_rng, rng_state
+from lumen_hpc.training.accelerator import FORCE_WEIGHTS_ONLY
+from lumen_hpc.training.checkpointing import MARKER, StagedWriter, _convert, restore_rng, rng_state
 from lumen_hpc.training.predict import open_model, open_predictor
+from lumen_hpc.watchdog import unwatched
 from sandbox.small_models import tiny_llama
 
 
@@ -56,8 +58,7 @@ def checkpoint(tmp_path, witness) -> Path:
     return folder
 
 
-def test_the_payload_of_these_tests_runs_when_it_is_unpickled(checkpoint, witness, monkeypatch):
-    monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+def test_the_payload_of_these_tests_runs_when_it_is_unpickled(checkpoint, witness):
     torch.load(checkpoint / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=False)
     assert witness.exists()
 
@@ -83,12 +84,32 @@ def test_a_checkpoint_in_the_runs_own_folder_runs_no_code_either(checkpoint, wit
     assert not witness.exists()
 
 
+@pytest.mark.parametrize("earlier", [None, "0"])
+def test_a_checkpoint_that_was_opened_leaves_other_pickles_of_the_process_readable(
+    checkpoint, witness, tmp_path, monkeypatch, earlier
+):
+    if earlier is not None:
+        monkeypatch.setenv(FORCE_WEIGHTS_ONLY, earlier)
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        open_model(checkpoint, run=tmp_path / "run")
+    assert os.environ.get(FORCE_WEIGHTS_ONLY) == earlier
+    torch.load(checkpoint / "deepspeed" / "mp_rank_00_model_states.pt", weights_only=False)
+    assert witness.exists()
+
+
 def test_deepspeeds_optimizer_files_run_no_code(checkpoint, witness, tmp_path):
     torch.save({"optimizer_state_dict": Payload(witness)}, checkpoint / "deepspeed" / "zero_pp_rank_0_optim_states.pt")
     with pytest.raises(Exception, match=r"(?i)weights.only|not found|zero"):
         open_model(checkpoint, run=tmp_path / "run")
     with pytest.raises(Exception, match=r"(?i)weights.only"):
         StagedWriter().load(str(checkpoint / "deepspeed" / "mp_rank_00_model_states.pt"))
+    assert not witness.exists()
+
+
+def test_a_checkpoint_that_is_converted_for_other_ranks_runs_no_code(checkpoint, witness, tmp_path):
+    torch.save({"optimizer_state_dict": Payload(witness)}, checkpoint / "deepspeed" / "zero_pp_rank_0_optim_states.pt")
+    with pytest.raises(RuntimeError, match=r"(?i)weights.only"):
+        _convert(checkpoint / "deepspeed", tmp_path / "universal", unwatched)
     assert not witness.exists()
 
 
