@@ -100,12 +100,6 @@ def unconfirmed(request: Request, run_changes: Changes) -> Iterator[CheckResult]
         )
 
 
-def require_confirmed(request: Request, run_changes: Changes) -> None:
-    """Raises UserError where finished work would be lost without confirm=true."""
-    for problem in unconfirmed(request, run_changes):
-        raise UserError(f"{problem.message}; {problem.fix}")
-
-
 def require_no_conflict(request: Request, run_changes: Changes, plans: Sequence[StepPlan]) -> None:
     """Raises UserError while steps are queued or running with settings that the request run_changes."""
     run = Run(request.folder, request.settings, request.profile)

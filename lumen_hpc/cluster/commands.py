@@ -39,7 +39,7 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     if request.stage == "fetch":
         from lumen_hpc.cluster import fetch
 
-        ready.require_set(request.profile, only="profile.cache")
+        ready.refuse(ready.unset_variables(request.profile, only="profile.cache"))
         return fetch.fetch(request.settings, Path(request.profile.cache), _console(), request.dry_run)
     stage_on_request = graph.on_request(pipeline.stages, request.stage)
     if stage_on_request:
@@ -57,9 +57,9 @@ def submit(request: Request, pipeline: Pipeline) -> int:
         refusal_results = [*changes.unconfirmed(request, run_changes), *refusals.of_plans(request, plans)]
         dry_run.show(request, pipeline, run, plans, upstream_job_ids, _console(), refusal_results)
         return 0
-    ready.require_set(request.profile, request.runs)
-    changes.require_confirmed(request, run_changes)
-    preflight.require_allowed(request.settings, request.profile, run.folder)
+    ready.refuse(ready.unset_variables(request.profile, request.runs))
+    ready.refuse(changes.unconfirmed(request, run_changes))
+    ready.refuse(preflight.data_use(request.settings, request.profile, run.folder))
     if request.profile.executor == "local":
         return _run_locally(request, pipeline, run)
     if not slurm.installed():
@@ -81,15 +81,15 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, run_changes: changes
         plans, upstream_job_ids = submission.make_plans(request, pipeline.stages, run, queued_jobs)
         changes.require_no_conflict(request, run_changes, plans)
         _print_live(plans)
-        refusals.require_within_budget(request, plans)
-        refusals.require_ready(request, plans)
+        ready.refuse(refusals.over_budget(request, plans))
+        ready.refuse(refusals.unready(request, plans))
         if not any(item.packs for item in plans):
             state = "under way" if any(item.live_shards for item in plans) else "done"
             print(f"nothing to submit: {request.stage} of run {request.run} is {state}")
             if state == "done" and request.stage in ("full", "evaluate"):
                 print(f"report: {run.page}")
             return 0
-        refusals.require_fitting_cluster(request, plans)
+        ready.refuse(refusals.unfit_steps(request, plans))
         new_submission = submission.submit(request, pipeline, run, plans, upstream_job_ids)
     _print_jobs(new_submission.jobs)
     print(f"follow it: python launch.py status {run.arguments}")
@@ -148,7 +148,7 @@ def _run_locally(request: Request, pipeline: Pipeline, run: Run) -> int:
     lock.require_free(run.folder)  # before what it has not finished yet looks like a stage that is missing
     console = _console()
     plans, _ = submission.make_plans(request, pipeline.stages, run)
-    refusals.require_ready(request, plans)
+    ready.refuse(refusals.unready(request, plans))
     with submission.writing(run), _address_announcement(run, request.stage), submission.terminations_as_interrupts():
         try:
             local.run_all(request, pipeline, run, plans, console)
@@ -351,7 +351,7 @@ def existing_run(request: Request) -> Run:
     run = submission.open_run(request)
     path = run_record.settings_file(run.folder)
     if path is None:
-        ready.require_set(request.profile, request.runs, only="profile.runs")
+        ready.refuse(ready.unset_variables(request.profile, request.runs, only="profile.runs"))
         where = f"{run.folder / 'config.yaml'}{refusals.profile_hint(request)}"
         raise UserError(f"run={request.run}: there is no {where}; {run_record.runs_hint(run.folder)}")
     run = Run(run.folder, *config_file.load(path))

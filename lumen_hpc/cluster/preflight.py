@@ -104,18 +104,6 @@ def processes(settings: Settings, profile: Profile, stage: str = "full") -> Iter
             yield CheckResult("bad", f"{key}: {message}", fix)
 
 
-def require_processes(settings: Settings, profile: Profile, stage: str) -> None:
-    """Raises UserError where the number of a language stage's processes is not its engine's; called on submission."""
-    for result in processes(settings, profile, stage):
-        raise UserError(f"{result.message}; {result.fix}")
-
-
-def require_allowed(settings: Settings, profile: Profile, folder: Path) -> None:
-    """Raises UserError where the data-use rules are broken; called before every submission."""
-    for result in data_use(settings, profile, folder):
-        raise UserError(f"{result.message}; {result.fix}")
-
-
 def foreign_run(run: Run) -> Iterator[CheckResult]:
     """A run's folder in which another user could change what the jobs of this one run, or which one could exchange."""
     folder = run.folder

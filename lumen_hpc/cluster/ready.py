@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +34,9 @@ class CheckResult:
     fix: str = ""
 
 
-def require(settings: Settings, profile: Profile, stages: Collection[str]) -> None:
-    """Raises UserError for the first thing that these stages need and this machine does not see."""
-    for result in required(settings, profile, stages):
+def refuse(results: Iterable[CheckResult]) -> None:
+    """Raises UserError for the first of these results that is bad."""
+    for result in results:
         if result.level == "bad":
             raise UserError(f"{result.message}; fix: {result.fix}")
 
@@ -72,12 +72,6 @@ def unset_variables(profile: Profile, runs: str = "", only: str = "") -> Iterato
             )
         elif found := re.search(r"\$\(.*|`.*|\$\{.*", folder):
             yield CheckResult("bad", f"{key}={folder}: {found[0]}: variables alone are read here", other)
-
-
-def require_set(profile: Profile, runs: str = "", only: str = "") -> None:
-    """Raises UserError for the first unset variable of the profile's folders; arguments as in `unset_variables`."""
-    for result in unset_variables(profile, runs, only):
-        raise UserError(f"{result.message}; fix: {result.fix}")
 
 
 def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:

@@ -40,7 +40,7 @@ def require_valid(request: Request, pipeline: Pipeline) -> None:
     if request.profile.executor == "slurm":
         sbatch.require_path(request.folder)
     if request.verb != "check":  # `check` lists them itself
-        preflight.require_processes(request.settings, request.profile, request.stage)
+        ready.refuse(preflight.processes(request.settings, request.profile, request.stage))
         _require_begun(request, steps)
 
 
@@ -154,11 +154,11 @@ def _require_fit(request: Request, steps: Sequence[Step]) -> None:
     estimate.require_fit(Run(request.folder, request.settings, request.profile), models)
 
 
-def require_ready(request: Request, plans: Sequence[StepPlan]) -> None:
-    """Raises UserError for the first thing that these plans' stages read from outside and this machine lacks."""
-    for result in _check_moved_run(request, plans):
-        raise UserError(f"{result.message}; fix: {result.fix}")
-    ready.require(request.settings, request.profile, {item.step.stage.name for item in plans if item.packs})
+def unready(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:
+    """What these plans' stages read from outside the run, and what this machine lacks of it."""
+    yield from _check_moved_run(request, plans)
+    stages = {item.step.stage.name for item in plans if item.packs}
+    yield from ready.required(request.settings, request.profile, stages)
 
 
 def _check_moved_run(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:
@@ -182,20 +182,16 @@ def _check_moved_run(request: Request, plans: Sequence[StepPlan]) -> Iterator[Ch
         )
 
 
-def require_fitting_cluster(request: Request, plans: Sequence[StepPlan]) -> None:
-    """Raises UserError where the cluster can never give what the plans' jobs ask of it."""
+def unfit_steps(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:
+    """What the plans' jobs ask of the cluster and it can never give."""
     steps = {item.step.stage.resources: item.step.name for item in plans[::-1] if item.packs}
     for kind, result in preflight.unfit_resources(request.profile, steps):
-        raise UserError(f"step {steps[kind]} can never run on this cluster: {result.message}; fix: {result.fix}")
+        message = f"step {steps[kind]} can never run on this cluster: {result.message}"
+        yield CheckResult(result.level, message, result.fix)
 
 
-def require_within_budget(request: Request, plans: Sequence[StepPlan], runs: int = 1) -> None:
-    """Raises UserError where the plans, of so many runs, cost more GPU-hours than `profile.gpu_hours_limit`."""
-    for result in _budget(request, plans, runs):
-        raise UserError(f"{result.message}; {result.fix}")
-
-
-def _budget(request: Request, plans: Sequence[StepPlan], runs: int = 1) -> Iterator[CheckResult]:
+def over_budget(request: Request, plans: Sequence[StepPlan], runs: int = 1) -> Iterator[CheckResult]:
+    """More GPU-hours of the plans, of so many runs, than `profile.gpu_hours_limit`."""
     limit, total = request.profile.gpu_hours_limit, plan.total_gpu_hours(plans)
     if limit and total > limit:
         what = "this submission" if runs == 1 else f"the {runs} runs of this sweep together"
@@ -208,19 +204,13 @@ def _budget(request: Request, plans: Sequence[StepPlan], runs: int = 1) -> Itera
 
 def of_plans(request: Request, plans: Sequence[StepPlan]) -> list[CheckResult]:
     """What would stop the submission of these plans."""
-    stages = {item.step.stage.name for item in plans if item.packs}
     results = [
         *ready.unset_variables(request.profile, request.runs),
         *preflight.foreign_run(Run(request.folder, request.settings, request.profile)),
         *preflight.unwritable_folder(request.folder),
-        *_check_moved_run(request, plans),
-        *ready.required(request.settings, request.profile, stages),
+        *unready(request, plans),
         *preflight.data_use(request.settings, request.profile, request.folder),
     ]
     if request.profile.executor == "slurm":
-        kinds = {item.step.stage.resources for item in plans if item.packs}
-        results += [
-            *_budget(request, plans),
-            *(result for _, result in preflight.unfit_resources(request.profile, kinds)),
-        ]
+        results += [*over_budget(request, plans), *unfit_steps(request, plans)]
     return [result for result in dict.fromkeys(results) if result.level == "bad"]

@@ -23,6 +23,7 @@ from lumen_hpc.cluster import (
     manifest,
     plan,
     preflight,
+    ready,
     reasons,
     sbatch,
     slurm,
@@ -93,18 +94,13 @@ def layout(folder: Path) -> str:
     return files.read_bytes(path)[:20].decode(errors="replace").strip() if path.exists() else ""
 
 
-def _require_own(run: Run) -> None:
-    for result in preflight.foreign_run(run):
-        raise UserError(f"{result.message}; fix: {result.fix}")
-
-
 def prepare_folder(run: Run) -> None:
     """Creates the run's folder, private to its owner where the data are restricted, and never writable for everyone."""
-    os.umask(os.umask(0o077) | 0o002)  # Slurm passes it on to the jobs
+    os.umask(os.umask(0o077) & 0o077 | 0o002)  # Slurm passes it on to the jobs
     try:
-        _require_own(run)
+        ready.refuse(preflight.foreign_run(run))
         run.folder.mkdir(parents=True, exist_ok=True)
-        _require_own(run)  # another user may have been faster
+        ready.refuse(preflight.foreign_run(run))  # another user may have been faster
         run.keep_private()
         if run.restricted:
             run.folder.chmod(0o700)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lumen_hpc.cluster import commands, graph, plan, refusals, slurm
+from lumen_hpc.cluster import commands, graph, plan, ready, refusals, slurm
 from lumen_hpc.cluster import submit as submission
 from lumen_hpc.cluster.stage import Pipeline
 from lumen_hpc.config.resolve import resolve
@@ -35,7 +35,7 @@ def submit(points: list[tuple[str, list[str]]], pipeline: Pipeline) -> int:
             ]
         print(f"GPU-hours of all of them: {plan.total_gpu_hours(plans):.1f}")
         if not first.dry_run:
-            refusals.require_within_budget(first, plans, len(requests))
+            ready.refuse(refusals.over_budget(first, plans, len(requests)))
     codes: list[int] = []
     for request in requests:
         with _name_run_in_errors(request.run, names, len(codes)):

@@ -83,7 +83,7 @@ def test_speed_alone_loses_nothing(finished: list[str]) -> None:
     request = resolve(["stage=full", *finished, "train.workers=2"])
     found = changes.of(request, PIPELINE)
     assert list(found.lines())[-1] == "no finished work is lost"
-    changes.require_confirmed(request, found)
+    assert list(changes.unconfirmed(request, found)) == []
 
 
 def test_a_step_that_reads_more_than_before_runs_again(finished: list[str]) -> None:
@@ -99,7 +99,7 @@ def test_without_confirm_nothing_is_done(finished: list[str], tmp_path: Path, ca
     assert "  seed: 0 -> 3" in printed.out and "add confirm=true" in printed.err
     assert sorted(tmp_path.rglob("*")) == before
     request = resolve(["stage=full", *finished, "seed=3", "confirm=true"])
-    changes.require_confirmed(request, changes.of(request, PIPELINE))
+    assert list(changes.unconfirmed(request, changes.of(request, PIPELINE))) == []
 
 
 def test_a_dry_run_says_that_it_would_have_to_be_confirmed(

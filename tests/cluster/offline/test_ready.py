@@ -35,7 +35,7 @@ MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such
         (["stage=full", "judge.engine.kind=server"], "judge.engine.kind=server without judge.engine.endpoint"),
         (
             ["stage=full", *(f"judge.engine.{it}" for it in ("kind=server", "model=m", "endpoint=localhost:8000/v1"))],
-            "judge.engine: endpoint 'localhost:8000/v1' is no URL; it looks like http://node:8000/v1; correct it",
+            "judge.engine: endpoint 'localhost:8000/v1' is no URL; it looks like http://node:8000/v1; fix: correct it",
         ),
         (["stage=full", "train.workers=0"], "train.workers=0: must be at least 1"),
         (["stage=full", "data.phantom.patients=2", "predict.shards=50"], "predict.shards=50: there are about"),
@@ -185,7 +185,8 @@ def test_what_only_the_nodes_see_is_declared_and_not_looked_for() -> None:
     words = ["stage=full", *MIMIC, "train.base=/no/such/model", "rewrite.engine.kind=vllm",
              "rewrite.engine.model=/no/such/llama-text"]  # fmt: skip
     request = resolve([*words, "profile.node_paths=[/no/such]"])
-    ready.require(request.settings, request.profile, {"prepare", "train", "rewrite"})
+    results = ready.required(request.settings, request.profile, {"prepare", "train", "rewrite"})
+    assert {result.level for result in results} == {"ok"}
 
 
 def test_a_container_image_is_looked_for(tmp_path: Path) -> None:
@@ -282,10 +283,10 @@ def test_a_moved_run_of_phantoms_is_refused_with_what_would_do(tmp_path: Path) -
         for name in ("prepare", "predict")
     }
     with pytest.raises(UserError, match=rf"was at {tmp_path}/before when .*; fix: move it back, or .*: ln -s \S+/now "):
-        refusals.require_ready(request, [plans["predict"]])
+        ready.refuse(refusals.unready(request, [plans["predict"]]))
     assert any("run now was at" in result.message for result in refusals.of_plans(request, [plans["predict"]]))
-    refusals.require_ready(request, [plans["prepare"], plans["predict"]])  # which writes the records again
+    ready.refuse(refusals.unready(request, [plans["prepare"], plans["predict"]]))  # which writes the records again
     (tmp_path / "before").symlink_to(request.folder)
     image.parent.mkdir(parents=True)
     image.touch()
-    refusals.require_ready(request, [plans["predict"]])
+    ready.refuse(refusals.unready(request, [plans["predict"]]))

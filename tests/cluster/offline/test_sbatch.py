@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import live, preflight, refusals, sbatch, slurm, snapshot, submit
+from lumen_hpc.cluster import live, preflight, ready, refusals, sbatch, slurm, snapshot, submit
 from lumen_hpc.cluster.stage import Stage, Step
 from lumen_hpc.config.profile import Container
 from lumen_hpc.config.request import Request
@@ -246,11 +246,10 @@ def test_the_shipped_profiles_give_every_engine_its_processes(profile: str):
 
 def test_a_judge_over_more_gpus_than_its_job_has_processes_is_refused_with_its_fix(tmp_path: Path):
     request = resolve(["stage=judge", "profile=h100", "judge.engine.tensor_parallel=4", f"runs={tmp_path}"])
-    with pytest.raises(
-        UserError, match=r"this job has 8; nodes x tasks_per_node of profile\.resources\.judge must be 4"
-    ):
-        preflight.require_processes(request.settings, request.profile, "judge")
-    preflight.require_processes(request.settings, request.profile, "train")
+    fault = r"this job has 8; fix: nodes x tasks_per_node of profile\.resources\.judge must be 4"
+    with pytest.raises(UserError, match=fault):
+        ready.refuse(preflight.processes(request.settings, request.profile, "judge"))
+    assert list(preflight.processes(request.settings, request.profile, "train")) == []
 
 
 @pytest.mark.parametrize("character", ["%", ":", "\\", "\n"])

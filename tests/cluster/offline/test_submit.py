@@ -219,3 +219,12 @@ def test_a_refusal_whose_jobs_stay_does_not_say_that_nothing_was_submitted(
     with pytest.raises(UserError, match="jobs 1001, 1000 stay in the queue"):
         submit_chain(request_here, stages)
     assert [record["jobs"] != [] for record in live.submissions(request_here.folder)] == [True]
+
+
+def test_a_umask_that_takes_the_owners_rights_makes_no_folder_that_nobody_can_open(request_here: Request):
+    before, run = os.umask(0o777), submit.open_run(request_here)
+    try:
+        submit.prepare_folder(run)
+    finally:
+        os.umask(before)
+    assert run.folder.stat().st_mode & 0o777 == 0o700
