@@ -1,8 +1,6 @@
 """A real Slurm cluster of several nodes on one machine; everything it writes is in one folder.
 
-    python -m tests.cluster.slurm up [--nodes 3] [--no-accounting]     # prints the export line for your shell
-    python -m tests.cluster.slurm status | kill-node n2 | start-node n2 | restart-controller
-    python -m tests.cluster.slurm down                                 # stops all of it and removes the folder
+`python -m tests.cluster.slurm up` starts one to play with.
 
 It needs root and Debian's packages (`PACKAGES` below), and takes 2 to 5 s to start. Each node is one slurmd in a
 hostname namespace of its own, so that `hostname` says n1, n2, … as on a real cluster. Each declares 96 CPUs, 1 TB and
@@ -19,7 +17,6 @@ in the queue unless the job says otherwise.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -28,8 +25,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -365,39 +360,3 @@ def free_ports(count: int) -> list[int]:
         if len(ports) == count:
             return ports
     raise ClusterError("no free ports between 20000 and 32000")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.cluster.slurm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("verb", choices=["up", "down", "status", "kill-node", "start-node", "restart-controller"])
-    parser.add_argument("node", nargs="?", help="for kill-node and start-node")
-    parser.add_argument("--folder", default=f"{tempfile.gettempdir()}/lumen-slurm")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--no-accounting", dest="accounting", action="store_false")
-    options = parser.parse_args(arguments)
-    if options.verb.endswith("-node") and not options.node:
-        parser.error(f"{options.verb} needs a node's name")
-    if reason := why_not():
-        print(reason, file=sys.stderr)
-        return 2
-    try:
-        cluster = Cluster(options.folder, options.nodes, options.accounting)
-        if options.verb == "up":
-            cluster.up()
-            print(f"export SLURM_CONF={cluster.environment['SLURM_CONF']}")
-        elif options.verb == "status":
-            print(cluster.run("sinfo", "-N", "-o", "%N %P %t %C %G").stdout, end="")
-        elif options.verb.endswith("-node"):
-            getattr(cluster, options.verb.replace("-", "_"))(options.node)
-        else:
-            getattr(cluster, options.verb.replace("-", "_"))()
-    except ClusterError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
