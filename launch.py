@@ -25,6 +25,13 @@ from lumen_hpc.errors import UserError, raise_interrupts
 from lumen_hpc.plain_text import visible
 
 OLDEST = (3, 11)
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+FIXES = {
+    **dict.fromkeys(PATH_ERRORS, "give another path"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS), "free some space or choose runs=FOLDER"),
+    errno.EFBIG: "ulimit -f unlimited (ulimit -f limits files here)",
+}
+"""What to do about errors of a disk, by number; any other is a defect."""
 
 
 def main(arguments: list[str]) -> int:
@@ -33,14 +40,12 @@ def main(arguments: list[str]) -> int:
         code = _main(arguments)
         sys.stdout.flush()
         return code
-    except BrokenPipeError:  # the reader of the output, such as head, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print(f"lumen: the output cannot be written: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again at its end
+        if error.errno != errno.EPIPE:  # when the reader, such as head, has ended
+            print(f"lumen: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("lumen_hpc", "jobs") and sys.version_info >= OLDEST:
@@ -94,18 +99,11 @@ def _main(arguments: list[str]) -> int:
         print(f"lumen: {why}; set HOME, or give whole paths (profile.cache=FOLDER)", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
-            print(f"lumen: {visible(str(error.filename))[:200]}: {error.strerror}; give another path", file=sys.stderr)
-            return 2
-        if error.errno == errno.EFBIG:
-            print(
-                f"lumen: {where}: {error.strerror} (ulimit -f limits files here); ulimit -f unlimited", file=sys.stderr
-            )
-            return 2
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in FIXES:
             raise
         where = where if writes or error.filename else f"the output, or {where}"
-        print(f"lumen: {where}: {error.strerror}; free some space or choose runs=FOLDER", file=sys.stderr)
+        place = visible(str(error.filename))[:200] if error.errno in PATH_ERRORS else where
+        print(f"lumen: {place}: {error.strerror}; {FIXES[error.errno]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = "; finished shards are kept; the same command continues" if writes else ""
