@@ -276,7 +276,7 @@ def cancel(request: Request, pipeline: Pipeline) -> int:
         lock.require_free(run.folder)  # before the queue is asked: what is submitted meanwhile would stay
     records = list(live.submissions(run.folder))
     queued_jobs = live.queue(run)
-    live_jobs = [job for record in records for job in record["jobs"] if live.tasks(record, job, queued_jobs)]
+    live_jobs = [job for _, job, _ in live.in_queue(records, queued_jobs)]
     ids = [job["id"] for job in live_jobs if step_names is None or job["step"] in step_names]
     ids += live.unrecorded_ids(run, queued_jobs) if step_names is None else []
     target = f"run {request.run}" + (f", stage={request.stage}" if request.stage else "")

@@ -80,25 +80,20 @@ def settled_queue(run: Run, cancelled_ids: Collection[str] = ()) -> dict[str, sl
     while True:
         records = list(submissions(run.folder))
         queued_jobs = queue(run) if records else slurm.queue()
-        run_tasks = {
-            task.id: (record, job) for record in (records if queued_jobs else ()) for job in record["jobs"]
-            for task in tasks(record, job, queued_jobs).values()
-        }  # fmt: skip
+        run_tasks = {task.id: job for _, job, found in in_queue(records, queued_jobs) for task in found.values()}
         if ending_ids is None:
             ending_ids = {id_ for id_ in run_tasks if queued_jobs[id_].state == "COMPLETING"}
             ending_ids |= {id_ for id_ in queued_jobs if id_.split("_")[0] in cancelled_ids}
         blocking_ids = [
-            id_ for id_, (_, job) in run_tasks.items() if job.get("gate") and queued_jobs[id_].state == "RUNNING"
+            id_ for id_, job in run_tasks.items() if job.get("gate") and queued_jobs[id_].state == "RUNNING"
         ]
         blocking_ids += sorted(ending_ids & queued_jobs.keys())
         if not blocking_ids or time.monotonic() > deadline:
             return {id_: job for id_, job in queued_jobs.items() if job.state != "COMPLETING"}
         if not announced:
-            is_gate = blocking_ids[0] in run_tasks and run_tasks[blocking_ids[0]][1].get("gate")
+            is_gate = blocking_ids[0] in run_tasks and run_tasks[blocking_ids[0]].get("gate")
             reason = (
-                f"which checks whether {run_tasks[blocking_ids[0]][1]['step']} is whole"
-                if is_gate
-                else "which is ending"
+                f"which checks whether {run_tasks[blocking_ids[0]]['step']} is whole" if is_gate else "which is ending"
             )
             print(f"waiting for job {blocking_ids[0]}, {reason}", flush=True)
             announced = True
@@ -120,6 +115,16 @@ def tasks(record: dict[str, Any], job: JobRecord, queued_jobs: dict[str, slurm.J
     }
 
 
+def in_queue(
+    records: Iterable[dict[str, Any]], queued_jobs: dict[str, slurm.Job]
+) -> Iterator[tuple[dict[str, Any], JobRecord, dict[int, slurm.Job]]]:
+    """The jobs of these submissions that are in the queue: submission, job, and its tasks as `tasks` has them."""
+    for record in records:
+        for job in record["jobs"]:
+            if job_tasks := tasks(record, job, queued_jobs):
+                yield record, job, job_tasks
+
+
 def shards(run: Run, queued_jobs: dict[str, slurm.Job]) -> tuple[dict[str, set[int]], dict[str, list[str]]]:
     """Shards that earlier submissions still have queued or running, and the jobs to wait for, by step.
 
@@ -128,21 +133,19 @@ def shards(run: Run, queued_jobs: dict[str, slurm.Job]) -> tuple[dict[str, set[i
     live_shards: dict[str, set[int]] = {}
     job_ids: dict[str, list[str]] = {}
     dead_ids = set(stuck_ids(run, queued_jobs))
-    for record in submissions(run.folder) if queued_jobs else ():
-        last_ids: dict[tuple[str, tuple[int, ...]], str] = {}
-        for job in record["jobs"]:
-            job_tasks = {} if job["id"] in dead_ids else tasks(record, job, queued_jobs)
-            if not job_tasks:
-                continue
-            step, array = job["step"], (job["step"], tuple(job["packs"]))
-            if job.get("gate"):
-                last_ids[array] = job["id"]
-                continue
-            last_ids.setdefault(array, job["id"])  # where somebody cancelled the gate, or there is none
-            for position in job_tasks:
-                live_shards.setdefault(step, set()).update(record["packs"][step][job["packs"][position]])
-        for (step, _), id_ in last_ids.items():
-            job_ids.setdefault(step, []).append(id_)
+    last_ids: dict[tuple[str, str, tuple[int, ...]], str] = {}
+    for record, job, job_tasks in in_queue(submissions(run.folder), queued_jobs):
+        if job["id"] in dead_ids:
+            continue
+        step, array = job["step"], (record["folder"].name, job["step"], tuple(job["packs"]))
+        if job.get("gate"):
+            last_ids[array] = job["id"]
+            continue
+        last_ids.setdefault(array, job["id"])  # where somebody cancelled the gate, or there is none
+        for position in job_tasks:
+            live_shards.setdefault(step, set()).update(record["packs"][step][job["packs"][position]])
+    for (_, step, _), id_ in last_ids.items():
+        job_ids.setdefault(step, []).append(id_)
     return live_shards, job_ids
 
 
@@ -153,10 +156,8 @@ def stuck_ids(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
     """
     pending_jobs = [
         (job, job_tasks)
-        for record in (submissions(run.folder) if queued_jobs else ())
-        for job in record["jobs"]
-        if (job_tasks := tasks(record, job, queued_jobs))
-        and all(task.state == "PENDING" for task in job_tasks.values())
+        for _, job, job_tasks in in_queue(submissions(run.folder), queued_jobs)
+        if all(task.state == "PENDING" for task in job_tasks.values())
     ]
     dead_ids = [job["id"] for job, job_tasks in pending_jobs if any(task.never_starts for task in job_tasks.values())]
     return dead_ids + dependencies.unreachable([job for job, _ in pending_jobs], dead_ids)
@@ -180,11 +181,6 @@ def sweep(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
     return [id_ for id_ in dead_ids if id_ not in remaining_ids]
 
 
-def _queued_ids(record: dict[str, Any], queued_jobs: dict[str, slurm.Job]) -> list[str]:
-    """Ids of a submission's jobs that are in the queue."""
-    return [job["id"] for job in record["jobs"] if tasks(record, job, queued_jobs)]
-
-
 class Elsewhere(slurm.Unreachable):
     """A run's jobs are in a queue that this machine never sees."""
 
@@ -205,7 +201,7 @@ def require_own(run: Run) -> None:
     for record in _open_submissions(run):
         if str(record.get("user", os.getuid())) == str(os.getuid()):
             continue
-        if queued_ids := _queued_ids(record, queue(run)):
+        if queued_ids := [job["id"] for _, job, _ in in_queue([record], queue(run))]:
             raise UserError(
                 f"{run.folder}: {owner(record)} has jobs {_comma_separated(queued_ids)} of this run in the queue; "
                 "only their owner can go on with it or cancel them"
@@ -220,8 +216,7 @@ def _open_submissions(run: Run) -> list[dict[str, Any]]:
 
 def require_no_jobs(run: Run) -> None:
     """Raises UserError while jobs of the run are in the queue: a run on this machine would do their work again."""
-    queued_jobs = queue(run)
-    if queued_ids := [job for record in submissions(run.folder) for job in _queued_ids(record, queued_jobs)]:
+    if queued_ids := [job["id"] for _, job, _ in in_queue(submissions(run.folder), queue(run))]:
         raise UserError(
             f"{run.folder}: jobs {_comma_separated(queued_ids)} of this run are in Slurm's queue; go on under the "
             f"profile that submitted them, or first: python launch.py cancel {run.arguments}"

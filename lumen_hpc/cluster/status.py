@@ -117,17 +117,15 @@ def _queued_tasks(run: Run) -> tuple[dict[str, list[_PackTask]], dict[str, list[
     queued_jobs = live.queue(run)
     pack_tasks: dict[str, list[_PackTask]] = {}
     gates: dict[str, list[slurm.Job]] = {}
-    for record in live.submissions(run.folder) if queued_jobs else ():
-        for job in record["jobs"]:
-            for position, task in live.tasks(record, job, queued_jobs).items():
-                if job.get("gate"):
-                    gates.setdefault(job["step"], []).append(task)
-                    continue
-                number = job["packs"][position]
-                shards = set(record["packs"][job["step"]][number])
-                pack_tasks.setdefault(job["step"], []).append(
-                    _PackTask((record["folder"].name, number), shards, job["link"], task)
-                )
+    for record, job, job_tasks in live.in_queue(live.submissions(run.folder), queued_jobs):
+        step = job["step"]
+        if job.get("gate"):
+            gates.setdefault(step, []).extend(job_tasks.values())
+            continue
+        for position, task in job_tasks.items():
+            number = job["packs"][position]
+            pack, shards = (record["folder"].name, number), set(record["packs"][step][number])
+            pack_tasks.setdefault(step, []).append(_PackTask(pack, shards, job["link"], task))
     return pack_tasks, gates
 
 
