@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import logging
 import os
@@ -225,11 +226,15 @@ class _Writer:
         task = self._task
         if task.ranks.first:
             sweep(task.folder, [Shard(index, self._count) for index in todo])
+        gc.disable()  # what a stage imports stays: to look through half a million objects again and again costs seconds
         try:
             process = importlib.import_module(f"jobs.{task.step.stage.name}").work(task)
         except Exception as error:
             self._attempts.record_failure(todo, error)
             return len(todo)
+        finally:
+            gc.freeze()
+            gc.enable()
         failed = 0
         for index in todo:
             if task.should_stop():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -14,9 +15,10 @@ import pytest
 
 from lumen_hpc.cluster import manifest, snapshot, status, status_table, triage, worker
 from lumen_hpc.cluster.attempts import Attempts
-from lumen_hpc.cluster.stage import Run, Stage, Step
+from lumen_hpc.cluster.stage import Run, Stage, Step, Task
 from lumen_hpc.cluster.worker import Stop
 from lumen_hpc.config.profile import Resources
+from lumen_hpc.distributed import Ranks
 from lumen_hpc.errors import UserError
 
 
@@ -166,6 +168,19 @@ def test_an_input_error_ends_the_tries_at_its_own_shards_only(
     assert Attempts(run, step, 1, rank=0).shards_within_budget([1, 2]) == [1, 2], "another pack"
     monkeypatch.setenv("LUMEN_SUBMISSION", "0099")
     assert Attempts(run, step, 0, rank=0).shards_within_budget([1, 2]) == [1, 2], "the user has submitted again"
+
+
+def test_garbage_is_collected_after_a_stages_imports_but_not_during_them(
+    run: Run, stages: list[Stage], step: Step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected = []
+    work = SimpleNamespace(work=lambda task: collected.append(gc.isenabled()) or task.no_such_thing)
+    monkeypatch.setitem(sys.modules, f"jobs.{step.stage.name}", work)
+    start(monkeypatch, "7")
+    task = Task(run, step, Ranks(), lambda: False, lambda *_: None)
+    writer = worker._Writer(task, [Step(stages[0]), step], Attempts(run, step, 0, rank=0), SimpleNamespace())
+    assert writer.write([0]) == 1 and "no_such_thing" in (run.folder / step.name / "failures.jsonl").read_text()
+    assert collected == [False] and gc.isenabled()
 
 
 def test_other_code_than_was_submitted_is_refused(tmp_path: Path) -> None:
