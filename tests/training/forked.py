@@ -6,6 +6,7 @@ hashes with it and does not end as an interpreter does; tests/whole and tests/cl
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -57,6 +58,7 @@ class Rank:
 
 def _run(script: str, words: list[str], printed: str) -> None:
     multiprocessing.current_process().daemon = False  # which it is to end with the tests; such may start none
+    gc.freeze()  # what the process it comes from has imported
     with open(printed, "wb", 0) as out:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
