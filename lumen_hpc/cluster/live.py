@@ -91,10 +91,8 @@ def settled_queue(run: Run, cancelled_ids: Collection[str] = ()) -> dict[str, sl
         if not blocking_ids or time.monotonic() > deadline:
             return {id_: job for id_, job in queued_jobs.items() if job.state != "COMPLETING"}
         if not announced:
-            is_gate = blocking_ids[0] in run_tasks and run_tasks[blocking_ids[0]].get("gate")
-            reason = (
-                f"which checks whether {run_tasks[blocking_ids[0]]['step']} is whole" if is_gate else "which is ending"
-            )
+            job = run_tasks.get(blocking_ids[0], {})
+            reason = f"which checks whether {job['step']} is whole" if job.get("gate") else "which is ending"
             print(f"waiting for job {blocking_ids[0]}, {reason}", flush=True)
             announced = True
         time.sleep(POLL_INTERVAL_S)

@@ -13,7 +13,7 @@ import pytest
 
 import launch
 from lumen_hpc import files
-from lumen_hpc.cluster import accounting, attempts, gate, graph, live, preflight, reasons, slurm, status, worker
+from lumen_hpc.cluster import accounting, attempts, gate, graph, live, preflight, slurm, status, worker
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
@@ -29,7 +29,7 @@ def answer(fake: Path, program: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("line", "nodes", "cpus", "gpus"),
     [
-        ("gpu|1.2K|64|gpu:a100:4(S:0-1)|2-00:00:00|512000|up|0/1.2K/0/1.2K", 1200, 64, 4),
+        ("gpu*|1.2K|64|gpu:a100:4(S:0-1)|2-00:00:00|512000|up|0/1.1K/100/1.2K", 1200, 64, 4),
         ("gpu|8|64+|gpu:h100:no_consume:8|2-00:00:00|512000+|up|0/8/0/8", 8, 64, 8),
         ("gpu|8|64|gpu:a100:3,gpu:1g.10gb:7(S:0),mps:a100:300|1:00:00|512000|up|0/8/0/8", 8, 64, 10),
         ("gpu|8|64|shard:h100:32,gpu:h100:4,gpu_mem:80G|1:00:00|512000|up|0/8/0/8", 8, 64, 4),
@@ -40,7 +40,8 @@ def answer(fake: Path, program: str, text: str) -> None:
 def test_partitions_of_many_kinds_of_sites(fake: Path, line: str, nodes: int, cpus: int, gpus: int) -> None:
     answer(fake, "sinfo", f"CLUSTER: here\n{line}\n")
     (found,) = slurm.partitions()
-    assert (found.nodes, found.cpus, found.gpus) == (nodes, cpus, gpus)
+    assert (found.name, found.nodes, found.cpus, found.gpus) == ("gpu", nodes, cpus, gpus)
+    assert (found.default, found.unavailable_nodes) == ("*" in line, 100 if "/100/" in line else 0)
 
 
 def test_a_partition_whose_nodes_come_when_they_are_needed_refuses_nothing(fake: Path, request_here: Request) -> None:
@@ -161,24 +162,6 @@ def test_a_held_task_is_shown_while_others_of_its_step_run(fake: Path, request_h
     (shown,) = [item for item in status.read(run, stages) if item.step == array["step"]]
     assert (shown.state, shown.running, shown.queued) == ("running", 1, len(array["packs"]) - 1)
     assert [wait.partition(":")[0] for wait in shown.waits] == [f"{shown.queued} task(s) pending (JobHeldUser)"]
-
-
-@pytest.mark.parametrize(
-    ("reason", "starts"),
-    [
-        ("ReqNodeNotAvail, May be reserved for other job", True), ("ReqNodeNotAvail(Unavailable:n[1-4])", True),
-        ("Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions", True),
-        ("launch_failed_requeued_held", True), ("job_requeued_in_held_state", True), ("JobHoldMaxRequeue", True),
-        ("QOSUsageThreshold", True), ("QOSJobLimit", True), ("QOSResourceLimit", True), ("QOSTimeLimit", False),
-        ("AssociationTimeLimit", False), ("AssociationJobLimit", True), ("MaxGRESPerAccount", True),
-        ("MaxCpuPerAccount", True), ("MaxMemPerLimit", False), ("AccountNotAllowed", False), ("QOSNotAllowed", False),
-        ("ReservationDeleted", False), ("BurstBufferStageIn", True), ("AssocMaxGRESMinutesPerJob", False),
-        ("QOSMinGRES", False), ("QOSGrpBillingRunMinutes", True), ("(PartitionTimeLimit)", False),
-    ],
-)  # fmt: skip
-def test_reasons_of_many_versions(reason: str, starts: bool) -> None:
-    found = reasons.explain(reason)
-    assert found and found.starts == starts and found.fix
 
 
 @pytest.mark.parametrize(

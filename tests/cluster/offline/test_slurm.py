@@ -277,14 +277,6 @@ def test_a_pending_job_that_can_never_start_is_stuck_with_its_reason(
     assert first.state == "queued" and "starts when others end" in first.waits[0]
 
 
-def test_the_header_of_a_federation_is_no_partition(fake: Path):
-    tool = fake / "bin" / "sinfo"
-    tool.write_text("#!/bin/sh\necho 'CLUSTER: one'; echo 'gpu*|1200|64+|gpu:h100:4|infinite|9+|up|1.1K/0/100/1200'\n")
-    tool.chmod(0o755)
-    (partition,) = slurm.partitions()
-    assert (partition.name, partition.default, partition.gpus, partition.unavailable_nodes) == ("gpu", True, 4, 100)
-
-
 def test_a_cluster_without_arrays_gets_single_jobs(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
 ):

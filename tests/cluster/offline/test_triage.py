@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from lumen_hpc import files
-from lumen_hpc.cluster import accounting, full_disk, graph, manifest, reasons, status, triage
+from lumen_hpc.cluster import accounting, full_disk, graph, manifest, status, triage
 from lumen_hpc.cluster.accounting import Usage
 from lumen_hpc.cluster.stage import Run, Stage, Step
 from tests.cluster.offline.offline_graph import finish
@@ -281,21 +281,3 @@ def test_a_lost_shard_that_was_submitted_again_in_vain_is_a_failure_of_that_subm
     assert errors() == ["not the file that manifest.jsonl records (corrupt or deleted)"]
     _failed(folder, [2], "ModuleNotFoundError: No module named 'x'", chain="0002")
     assert errors()[0] == "No module named 'x'"
-
-
-@pytest.mark.parametrize(
-    ("reason", "starts"),
-    [
-        ("PartitionTimeLimit", False), ("QOSMaxGRESPerJob", False), ("AssocMaxWallDurationPerJobLimit", False),
-        ("AssocGrpCPUMinutesLimit", True), ("QOSGrpGRES", True), ("QOSMaxJobsPerUserLimit", True),
-        ("AssocGrpGRES", True), ("JobHeldUser", True), ("ReqNodeNotAvail, UnavailableNodes:n3", True),
-    ],
-)  # fmt: skip
-def test_a_pending_reason_says_what_it_means_and_whether_the_job_can_ever_start(reason: str, starts: bool):
-    found = reasons.explain(reason)
-    assert found and found.starts == starts and found.fix
-
-
-@pytest.mark.parametrize("reason", ["None", "Priority", "Resources", "Dependency", "JobArrayTaskLimit"])
-def test_waiting_for_others_needs_no_explanation(reason: str):
-    assert reasons.explain(reason) is None
