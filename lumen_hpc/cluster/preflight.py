@@ -11,6 +11,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from lumen_hpc import files
@@ -175,7 +176,11 @@ def check_cluster(profile: Profile) -> Iterator[CheckResult]:
         return
     yield CheckResult("ok", f"Slurm {slurm.setting('SLURM_VERSION', '?')}, cluster {slurm.setting('ClusterName', '?')}")
     for kind, resources in profile.resources.items():
-        yield from _resources(kind, resources, partitions)
+        for result in _resources(kind, resources, partitions):
+            if result.level == "bad" and not _says_all(profile, resources):
+                message = f"{result.message} (the site's own choice, or profile.additional, may differ)"
+                result = replace(result, level="warn", message=message)
+            yield result
     largest = slurm.largest_array()
     if profile.max_array_size > largest:
         yield CheckResult(
@@ -198,23 +203,24 @@ REPLACED_OPTIONS = {"partition", "time", "nodes", "mem", "cpus-per-task", "ntask
 """Options of `additional` that replace what `profile.resources` says."""
 
 
+def _says_all(profile: Profile, resources: Resources) -> bool:
+    """Whether jobs get what these resources say. Without a partition, a site may choose by account, qos or features."""
+    return bool(resources.partition) and not REPLACED_OPTIONS & further_options(profile, resources).keys()
+
+
 def unfit_resources(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[str, CheckResult]]:
     """Kind by kind, requests that the cluster can never satisfy; nothing where it does not answer.
 
-    Slurm accepts some of them, and their jobs wait forever. Where the profile names no partition, the site may
-    choose one by account, qos or features, and only Slurm can tell.
+    Slurm accepts some of them, and their jobs wait forever.
     """
-    kinds_with_partition = [
-        kind for kind in sorted(kinds) if profile.resources[kind].partition
-        and not REPLACED_OPTIONS & further_options(profile, profile.resources[kind]).keys()
-    ]  # fmt: skip
-    if not kinds_with_partition:
+    certain_kinds = [kind for kind in sorted(kinds) if _says_all(profile, profile.resources[kind])]
+    if not certain_kinds:
         return
     try:
         partitions = slurm.partitions()
     except UserError:
         return
-    for kind in kinds_with_partition:
+    for kind in certain_kinds:
         results = _resources(kind, profile.resources[kind], partitions)
         yield from ((kind, result) for result in results if result.level == "bad")
 

@@ -16,6 +16,7 @@ from lumen_hpc import files
 from lumen_hpc.cluster import accounting, attempts, gate, graph, live, preflight, slurm, status, worker
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config.request import Request
+from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
 from tests.cluster.offline.offline_graph import finish, submit_chain
 
@@ -50,6 +51,26 @@ def test_a_partition_whose_nodes_come_when_they_are_needed_refuses_nothing(fake:
     results = preflight.check_cluster(request_here.profile)
     shown = [result for result in results if "shows no nodes now" in result.message]
     assert {result.level for result in shown} == {"warn"}
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [
+        (["profile.resources.gpu.partition=cpu"], "bad"),
+        (["profile.resources.gpu.partition="], "warn"),
+        (["profile.resources.gpu.partition=cpu", "profile.additional.partition=h100"], "warn"),
+    ],
+)
+def test_a_default_partition_without_gpus_is_bad_only_where_the_profile_names_it(
+    fake: Path, words: list[str], level: str
+) -> None:
+    """Jean Zay and Perlmutter choose a partition by account and features, and their default one has no GPU."""
+    answer(fake, "sinfo", "cpu*|3|96|(null)|infinite|1000000|up|0/3/0/3\nh100|3|96|gpu:4|infinite|1000000|up|0/3/0/3")
+    profile = resolve(["stage=full", "profile=h100", *words]).profile
+    results = [result for result in preflight.check_cluster(profile) if "resources.gpu.gpus=1" in result.message]
+    assert [result.level for result in results] == [level]
+    assert bool(preflight.why_refused(profile)) == (level == "bad")
+    assert bool(list(preflight.unfit_resources(profile, ["gpu"]))) == (level == "bad")
 
 
 @pytest.mark.parametrize(
