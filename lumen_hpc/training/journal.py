@@ -7,11 +7,15 @@ equal an uninterrupted run's; times, which cannot, are kept separately under `ti
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any, TextIO
 
 from lumen_hpc import files
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -21,8 +25,8 @@ class Journal:
         """Opens the files for a run that continues after `step` steps; removes later lines and counts them as lost."""
         self._folder = folder
         self.lost_steps, self.lost_seconds = 0, 0.0
-        lost_rows = _truncate(folder / "metrics.jsonl", step)
-        _truncate(folder / "consumed.jsonl", step)
+        lost_rows = _truncate(folder / "metrics.jsonl", step, {"step", "loss", "timing"})
+        _truncate(folder / "consumed.jsonl", step, {"step", "ids"})
         self.lost_steps = len(lost_rows)
         self.lost_seconds = sum(line["timing"]["seconds"] for line in lost_rows)
         self._metrics = (folder / "metrics.jsonl").open("a")
@@ -85,20 +89,32 @@ def _write_line(file: TextIO, row: dict[str, Any]) -> None:
     file.flush()
 
 
-def _truncate(path: Path, step: int) -> list[dict[str, Any]]:
-    """Keeps the lines up to `step` and returns the later rows. Lines that a crash broke are dropped."""
-    kept_lines, lost_rows = [], []
+def _truncate(path: Path, step: int, keys: set[str]) -> list[dict[str, Any]]:
+    """Keeps the lines up to `step` and returns the later rows. Drops lines that a crash broke, which lack some `keys`.
+
+    Logs steps without a row, and with several: a copy or an editor may have changed the file.
+    """
+    kept_lines, kept_steps, lost_rows = [], Counter[int](), []
     if path.exists():
         for text in path.read_text(errors="replace").splitlines():
             try:
                 row = json.loads(text)
+                if not keys <= row.keys():
+                    continue
                 is_kept = row["step"] <= step
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, AttributeError):
                 continue
             if is_kept:
                 kept_lines.append(text)
+                kept_steps[row["step"]] += 1
             else:
                 lost_rows.append(row)
+    for steps, fault in (
+        ([k for k in range(1, step + 1) if not kept_steps[k]], "has no row of"),
+        ([k for k, count in kept_steps.items() if count > 1], "has several rows of"),
+    ):
+        if steps:
+            log.warning("%s %s %d of %d steps, first of step %d", path, fault, len(steps), step, steps[0])
     files.write_text(path, "".join(text + "\n" for text in kept_lines))
     return lost_rows
 
