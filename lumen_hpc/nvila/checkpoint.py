@@ -22,12 +22,14 @@ from .chat import Tokenizer
 from .config import PARTS, NVILAConfig
 from .config_files import dump_json, read_config, read_json
 from .model import NVILA
+from .packing import require_default_device
 from .tensors import INDEX, read_tensors, weight_files, write_tensors
 
 COMPLETE = "complete.json"
 SHARD_BYTES = 5_000_000_000
 
 
+@torch.inference_mode(False)  # what is created within cannot learn, nor be called outside
 def load(
     folder: str | Path,
     dtype: torch.dtype | str | None = None,
@@ -46,11 +48,7 @@ def load(
     memory. Raises UserError naming a file or tensor that is missing, cut short or unfit.
     """
     folder, dtype = Path(folder), _torch_dtype(dtype)
-    if torch.get_default_device().type != "cpu":
-        raise UserError(
-            f"torch's default device is {torch.get_default_device()}, on which files cannot be read: unset it "
-            "(torch.set_default_device(None)), and give the model's device to load"
-        )
+    require_default_device()
     config = read_config(folder)
     _check_marker(folder)
     model = _build(folder, config, attention)

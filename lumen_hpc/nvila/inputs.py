@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,8 @@ def record_messages(record: dict[str, Any], *, generation: bool) -> list[Message
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("from", "value")):
             raise UserError("a message of 'conversations' is {'from': 'human' or 'gpt', 'value': its text}")
+        if half := re.search("[\ud800-\udfff]", message["value"]):
+            raise UserError(f"a message holds {half[0]!a}, half a character of UTF-16: decode its text again")
     if generation and messages and chat.ROLES.get(messages[-1]["from"]) == "assistant":
         messages = messages[:-1]
     if not messages:

@@ -199,7 +199,17 @@ def shared_length(group: Sequence[Sample]) -> int:
     return shared
 
 
+def require_default_device() -> None:
+    """Raises UserError if torch would create tensors elsewhere than in main memory, where files and batches are."""
+    if torch.get_default_device().type != "cpu":
+        raise UserError(
+            f"torch's default device is {torch.get_default_device()}, on which no file is read and no batch built: "
+            "unset it (torch.set_default_device(None)), and give the model's device to load"
+        )
+
+
 def _batch(rows: Sequence[_Row], groups: Sequence[Sequence[Sample]], multiple: int = 1) -> Batch:
+    require_default_device()
     if not any(row.length for row in rows):
         raise UserError("a batch needs at least one sample")
     longest = max(row.length for row in rows)

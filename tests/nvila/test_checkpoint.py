@@ -492,6 +492,16 @@ def test_another_dtype_is_named(saved, dtype):
         nvila.load(saved, dtype=dtype)
 
 
-def test_a_default_device_on_which_no_file_can_be_read_is_named(saved):
-    with torch.device("meta"), pytest.raises(UserError, match=r"torch's default device is meta.* unset it"):
-        nvila.load(saved)
+def test_a_default_device_on_which_no_file_can_be_read_is_named(saved, records):
+    model = nvila.load(saved)
+    inputs = model.preprocess(records)
+    for call in (lambda: nvila.load(saved), lambda: model(inputs), lambda: model.generate(records)):
+        with torch.device("meta"), pytest.raises(UserError, match=r"torch's default device is meta.* unset it"):
+            call()
+
+
+def test_a_model_that_was_loaded_in_inference_mode_learns(saved, records):
+    with torch.inference_mode():
+        model = nvila.load(saved)
+    model(model.preprocess(records)).loss.backward()
+    assert model.llm.lm_head.weight.grad is not None

@@ -122,6 +122,10 @@ def test_fused_length_is_text_and_pictures(family, records):
         ({"conversations": [{"from": "gpt", "value": "No."}]}, "record 0: a conversation needs a message from 'human'"),
         ({"conversations": [{"role": "user", "content": "?"}]}, "record 0: a message of 'conversations' is {'from'"),
         ({"conversations": [{"from": "human", "value": None}]}, "record 0: a message of 'conversations' is {'from'"),
+        (
+            {"conversations": [{"from": "human", "value": "edema \ud83d?"}]},
+            "record 0: a message holds '\\ud83d', half a character of UTF-16",
+        ),
         ({"conversations": "What has changed?"}, "record 0: a message of 'conversations' is {'from'"),
         ("What has changed?", "record 0: a str is no record; give a list of {'images'"),
     ],
