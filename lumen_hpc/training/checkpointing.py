@@ -336,6 +336,14 @@ def _step_folders(folder: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.removeprefix("step-")))
 
 
+def verified_state(folder: Path) -> dict[str, Any]:
+    """The caller's own part of a checkpoint's marker. Raises UserError unless every file matches the marker."""
+    checkpoint, reason = _read_marker(folder)
+    if checkpoint is None or (reason := _mismatch(checkpoint, 0, 1)):
+        raise UserError(f"{folder} is not read: {reason}; take another checkpoint")
+    return checkpoint.state
+
+
 def _read_marker(folder: Path) -> tuple[Checkpoint | None, str | None]:
     """The checkpoint that a marker describes, or the reason why there is none."""
     try:

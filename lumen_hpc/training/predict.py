@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -39,7 +38,8 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     A checkpoint holds only weights; its configuration and tokenizer come from `base`, by default the base that it
     records. The dtype is bfloat16 on a GPU, elsewhere the stored one. Weights that the first GPU cannot hold are spread
     over all GPUs, main memory and disk (nvila/placement.py). Checkpoints are pickles: they are read only below the
-    folder `run`, from files of this user, and only weights and plain values are unpickled. Raises UserError for others.
+    folder `run`, from files of this user that match their hashes, and only weights and plain values are unpickled.
+    Raises UserError for others.
     """
     on_gpu = torch.cuda.is_available()
     dtype, device = (torch.bfloat16, "cuda") if on_gpu else (None, "cpu")
@@ -47,8 +47,9 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
         return nvila.load(folder, dtype=dtype, device=_choose_device(folder))
     _require_own(folder, run)
     from lumen_hpc.training.accelerator import weights_only, zero_to_fp32
+    from lumen_hpc.training.checkpointing import verified_state
 
-    state = json.loads((folder / MARKER).read_text())["state"]
+    state = verified_state(folder)
     base = base or Path(state["base"])
     if not base.is_dir():
         raise UserError(f"{folder} was trained from {base}, which does not exist; give its folder as train.base")

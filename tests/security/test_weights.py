@@ -97,6 +97,20 @@ def test_a_checkpoint_that_was_opened_leaves_other_pickles_of_the_process_readab
     assert witness.exists()
 
 
+def test_a_checkpoint_that_was_changed_after_it_was_written_is_not_opened(checkpoint, tmp_path):
+    marker = json.loads((checkpoint / MARKER).read_text())
+    name = "deepspeed/mp_rank_00_model_states.pt"
+    file = checkpoint / name
+    marker["files"] = {name: [file.stat().st_size, sha256(file)]}
+    (checkpoint / MARKER).write_text(json.dumps(marker))
+    file.write_bytes(file.read_bytes()[:-1] + b"~")
+    with pytest.raises(UserError, match=f"{name} was changed after it was written"):
+        open_model(checkpoint, run=tmp_path / "run")
+    (checkpoint / MARKER).write_text('{"step": 1')
+    with pytest.raises(UserError, match="its marker cannot be read"):
+        open_model(checkpoint, run=tmp_path / "run")
+
+
 def test_deepspeeds_optimizer_files_run_no_code(checkpoint, witness, tmp_path):
     torch.save({"optimizer_state_dict": Payload(witness)}, checkpoint / "deepspeed" / "zero_pp_rank_0_optim_states.pt")
     with pytest.raises(Exception, match=r"(?i)weights.only|not found|zero"):
