@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import OPTIONS, SHORTHANDS
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import drop_emptied, require_fits
+from lumen_hpc.config.validate import drop_emptied, keys, leaves, require_fits
 from lumen_hpc.errors import UserError
 
 OmegaConf.clear_resolver("oc.env")  # `${oc.env:LUMEN_API_KEY}` in a recipe would write the key into the run's files
@@ -41,12 +41,19 @@ def merge(kind: type, sources: list[tuple[str, Any]]) -> Any:
         for name, values in named_values:
             on_command_line = name == "command line"
             prefix = "profile." if on_command_line and kind is Profile else ""
-            require_fits(kind, values, name, prefix, (*OPTIONS, *SHORTHANDS) if on_command_line and not prefix else ())
+            other_words = _other_words(values) if on_command_line and kind is Settings else ()
+            require_fits(kind, values, name, prefix, other_words)
         hint = "; ${…} is another key of the same settings, and in capitals a variable of the shell"
         first_line = str(error).splitlines()[0]
         raise UserError(
             f"{getattr(error, 'full_key', '')}: {first_line}{hint * ('nterpolation' in first_line)}"
         ) from None
+
+
+def _other_words(values: DictConfig) -> list[str]:
+    """What a command line takes beside settings: options, and the profile's keys, by the kinds that `values` name."""
+    key = next((key for key, _ in leaves(OmegaConf.to_container(values)) if key.startswith("resources.")), "")
+    return [*OPTIONS, *SHORTHANDS, *(f"profile.{name}" for name in keys(Profile, key))]
 
 
 def _with_current_names(source: str, values: DictConfig) -> DictConfig:

@@ -6,6 +6,7 @@ of `Profile`, and `profile.KEY=VALUE` on the command line overrides it.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lumen_hpc.config.fields import choice, in_range, list_of
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.config.validate import drop_emptied, leaves, read_yaml, require_fits, suggestion
 from lumen_hpc.errors import UserError
 
@@ -148,6 +150,12 @@ class Profile:
     """Settings whose default is different at this site, e.g. `{judge: {engine: {tensor_parallel: 4}}}`."""
 
 
+class _ProfileFile(Profile):
+    """The types of a profile's file, which tell its texts from numbers."""
+
+    defaults: Settings  # type: ignore[assignment]
+
+
 def further_options(profile: Profile, resources: Resources) -> dict[str, str]:
     """What `additional` says for these jobs, by the names of sbatch's long options."""
     options = [*profile.additional.items(), *resources.additional.items()]
@@ -175,7 +183,7 @@ def read(name: str, origin: str = "", _chain: tuple[Path, ...] = ()) -> DictConf
     """The YAML of profile `name` merged over those it extends; UserError, beginning with `origin`, if there is none."""
     path = Path(name).expanduser() if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if _chain:
-        path = _chain[-1].parent / path  # a relative path starts at the file that names it
+        path = Path(os.path.normpath(_chain[-1].parent / path))  # a relative path starts at the file that names it
     if not path.is_file():
         raise UserError(
             f"{origin or f'profile={name}'}: there is no {path}; the profiles here are {', '.join(names())}"
@@ -184,7 +192,7 @@ def read(name: str, origin: str = "", _chain: tuple[Path, ...] = ()) -> DictConf
     if path in _chain:
         circle = " -> ".join(map(str, (*_chain, path)))
         raise UserError(f"{path}: profiles extend one another in a circle: {circle}")
-    own_values = read_yaml(path, Profile)
+    own_values = read_yaml(path, _ProfileFile)
     parent = own_values.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")

@@ -291,8 +291,7 @@ def _parse_dotlist(dotlist: list[str], of_profile: bool) -> DictConfig:
             kind = type_at(Profile if of_profile else Settings, key)
             require_values("command line: " + "profile." * of_profile, text, values)
             if OTHER_BASE_NUMBER.search(text) or kind is not None:
-                value = OmegaConf.select(values, key, throw_on_resolution_failure=False)  # ${NAME} is read later
-                value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+                value = run_record.value_at(_as_dict(values), key, None)  # as it stands: references are read later
                 if value is not None:
                     OmegaConf.update(values, key, restore_texts(value, yaml.load(text, TEXT_LOADER), kind), merge=False)
         except UserError:
@@ -336,7 +335,11 @@ def _read_recipe(name: str) -> tuple[DictConfig, DictConfig]:
     values = read_yaml(path, Settings)
     site = values.pop("site", None) or OmegaConf.create()
     limits = site.get("at_most", {}) if isinstance(site, DictConfig) else None
-    if not isinstance(limits, dict | DictConfig) or not all(isinstance(limit, int) for limit in limits.values()):
+    if (
+        not isinstance(limits, dict | DictConfig)
+        or not all(isinstance(limit, int) for limit in limits.values())
+        or not isinstance(site.get("defaults", True), bool)
+    ):
         raise UserError(f"{path}: site: takes `defaults: false`, and `at_most:` with numbers, as in {{tasks: 2}}")
     resource_keys = [item.name for item in dataclasses.fields(Resources) if isinstance(item.default, int)]
     if unknown_keys := [*(set(site) - {"defaults", "at_most"}), *(set(limits) - set(resource_keys))]:

@@ -123,7 +123,7 @@ def nest(given: dict[str, Any]) -> DictConfig:
     return values
 
 
-def value_at(settings: Settings, key: str, default: Any) -> Any:
+def value_at(settings: Settings | dict[str, Any], key: str, default: Any) -> Any:
     """The value of a dotted key; `default` where the settings have none there."""
     value: Any = settings
     for part in key.split("."):

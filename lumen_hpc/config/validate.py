@@ -137,7 +137,10 @@ def require_fits(
             if colon and type_at(kind, before) is not None:
                 raise UserError(f"{source}: {prefix}{key}: a space belongs behind the colon: {before}: {after}")
             names = [name if name in other_words else prefix + name for name in _similar_keys(kind, key, other_words)]
-            raise UserError(f"{source}: unknown setting '{prefix}{key}'; did you mean {_comma_separated(names)}?")
+            hint = (
+                f"did you mean {_comma_separated(names)}?" if names else "python launch.py --help lists every setting"
+            )
+            raise UserError(f"{source}: unknown setting '{prefix}{key}'; {hint}")
         nested_value = value
         for part in reversed(key.split(".")):
             nested_value = {part: nested_value}
@@ -234,6 +237,11 @@ def _check_flat(key: str, value: Any) -> None:
 def _check_choice(assignment: str, value: Any, metadata: Mapping[str, Any]) -> None:
     choices = metadata.get("choices")
     if choices and value not in choices:
+        if isinstance(value, str) and value in map(str, choices):
+            raise UserError(
+                f"{assignment.partition('=')[0]}={value!r}: takes one of {_comma_separated(choices)}; a number, so "
+                "without quotes"
+            )
         raise UserError(
             f"{assignment} takes one of {_comma_separated(choices)}{suggestion(str(value), map(str, choices))}"
         )
@@ -309,14 +317,14 @@ def type_at(kind: Any, key: str) -> Any:
 
 def _similar_keys(kind: type, key: str, other_words: Iterable[str]) -> list[str]:
     """Keys that may be meant: of the same name elsewhere, of a similar name, or those of the same section."""
-    valid_keys = [*other_words, *keys(kind, key)]
+    valid_keys = [*keys(kind, key), *other_words]
     if corrected_key := _correct_sections(kind, key):
         return [corrected_key]
     section, _, leaf = key.lstrip("-").rpartition(".")
     similar_keys = difflib.get_close_matches(key.lstrip("-").casefold(), valid_keys, n=3, cutoff=0.7)
     same_name = [other for other in valid_keys if other.endswith(f".{leaf}")]
-    siblings = [other for other in valid_keys if other.rpartition(".")[0] == section]
-    return same_name[:3] or similar_keys or siblings[:12] or valid_keys[:12]
+    siblings = [other for other in valid_keys if other.rpartition(".")[0] == section] if section else []
+    return same_name[:3] or similar_keys or siblings[:12]
 
 
 def _correct_sections(kind: Any, key: str) -> str:

@@ -132,6 +132,11 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["--steps=4"], ["unknown setting '--steps'; did you mean train.steps?"]),
         (["seed=-1"], ["from 0 to 2147483648"]),
         (["train.mixture.difference.x=3"], ["command line: train.mixture.difference.x=3: takes a whole number"]),
+        (["train.zero='3'"], ["train.zero='3': takes one of 1, 2, 3, auto; a number, so without quotes"]),
+        (["account=chest"], ["unknown setting 'account'; did you mean profile.account"]),
+        (["resources.gpu.partition=a"], ["did you mean profile.resources.gpu.partition?"]),
+        (["partition=a"], ["did you mean profile.resources.KIND.partition?"]),
+        (["bogus=a"], ["unknown setting 'bogus'; python launch.py --help lists every setting"]),
         (["judge.second=false"], ["or null, for none"]),
         (["profile.runs="], ["profile.runs is empty (a variable that is not set?)"]),
         (["profile.cache="], ["profile.cache is empty"]),
@@ -183,6 +188,9 @@ def test_a_profile_that_extends_itself_is_refused(tmp_path: Path):
     profile.write_text(f"extends: {profile}\n")
     with pytest.raises(UserError, match="circle"):
         resolve([f"profile={profile}"])
+    profile.write_text(f"extends: ../{tmp_path.name}/round.yaml\n")
+    with pytest.raises(UserError, match="circle"):
+        resolve([f"profile={profile}"])
 
 
 @pytest.mark.parametrize(
@@ -228,6 +236,9 @@ def test_a_bad_profile_is_named_by_file_and_key(tmp_path: Path, text: str, expec
 
 def test_a_variable_of_the_shell_is_no_reference_to_another_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SCRATCH", "/scratch/us")
+    for name in ("SLURM_TMPDIR", "account"):
+        escaped = resolve(["stage=full", f"profile.scratch=\\${{{name}}}/x"]).profile
+        assert escaped.scratch == f"${{{name}}}/x", "a backslash keeps any letters from being a reference"
     lines = ["export X=${SLURM_TMPDIR}/x", "echo ${FOO:-a} ${#BAR} $(date)"]
     (tmp_path / "site.yaml").write_text(
         "extends: slurm\naccount: chest\nruns: ${SCRATCH}/${account}/runs\nscratch: /local/${SLURM_JOB_ID}\n"
@@ -278,14 +289,18 @@ def test_a_text_stays_as_it_was_written(tmp_path: Path, place: str):
         "modules": "[3.10, yes]",
         "environment": environment,
         "additional": "{hint: no, nice: 1.0}",
+        "defaults": "{train: {base: 1.10}}",
     }
     if place == "file":
         text = "extends: slurm\n" + "".join(f"{key}: {value}\n" for key, value in lines.items())
         (tmp_path / "site.yaml").write_text(text)
         words = [f"profile={tmp_path}/site.yaml"]
     else:
-        words = ["profile=slurm", *(f"profile.{key}={value}" for key, value in lines.items())]
-    profile = resolve(["stage=full", *words]).profile
+        words = ["profile=slurm", "train.base=1.10"]
+        words += [f"profile.{key}={value}" for key, value in lines.items() if key != "defaults"]
+    request = resolve(["stage=full", *words])
+    profile = request.profile
+    assert request.settings.train.base == "1.10"
     assert {name: profile.environment[name] for name in AS_WRITTEN} == AS_WRITTEN
     assert (profile.account, profile.modules) == ("no", ["3.10", "yes"])
     assert profile.additional == {"hint": "no", "nice": "1.0"}
@@ -380,7 +395,13 @@ def test_what_omegaconf_would_read_otherwise_is_refused(word, message):
         ("seed: ???", "seed=??? is no value"),
         *(
             (text, "site: takes")
-            for text in ("site: 5", "site: [a]", "site: {at_most: 5}", "site: {at_most: {gpus: x}}")
+            for text in (
+                "site: 5",
+                "site: [a]",
+                "site: {defaults: 'false'}",
+                "site: {at_most: 5}",
+                "site: {at_most: {gpus: x}}",
+            )
         ),
         ("site: {at_most: {account: 5}}", "site: 'account' is no key of it"),
     ],
