@@ -22,6 +22,8 @@ MAX_PIXELS = 1 << 26
 JPEG_START, PNG_START = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 MAX_SCANS = 100
 """Scans of a JPEG: encoders write 1 to 20; a thumbnail in its header has scans of its own."""
+MAX_CHUNKS, MAX_NOTES = 100_000, 100
+"""Chunks of a PNG, of which encoders write one for every 8 KiB or more; texts and EXIF among them, each unpacked."""
 FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 """Markers of baseline, extended and progressive frames."""
 OTHER_FRAMES = frozenset(range(0xC3, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -190,13 +192,16 @@ def png_header(path: Path, data: bytes) -> Size:
     Raises UserError for a truncated or corrupt file, a palette, a depth other than 8 bits, several pictures, or an
     orientation by EXIF or XMP.
     """
-    size, has_pixels = Size(0, 0), False
+    size, has_pixels, notes = Size(0, 0), False, 0
     for number, (name, body) in enumerate(_chunks(path, data)):
         if not number:
             size = _png_frame(path, name, body)
         elif name == b"IHDR":  # Pillow takes the last one, of any size
             raise UserError(f"{path} is a corrupt PNG: it has a second IHDR; fetch the file again")
         if name in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            notes += 1
+            if notes > MAX_NOTES:
+                raise UserError(f"{path} has more than {MAX_NOTES} notes, as no encoder writes: store it again")
             _check_orientation(path, _png_note(name, body))
         if name == b"acTL" and int.from_bytes(body[:4], "big") > 1:
             raise UserError(f"{path} holds {int.from_bytes(body[:4], 'big')} pictures; a radiograph is one")
@@ -233,8 +238,11 @@ def check_png_rows(path: Path, data: bytes) -> None:
 
 def _chunks(path: Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The chunks of a PNG up to its end, by name; UserError for one that is not whole."""
-    start, name = len(PNG_START), b""
+    start, name, count = len(PNG_START), b"", 0
     while name != b"IEND":
+        count += 1
+        if count > MAX_CHUNKS:
+            raise UserError(f"{path} has more than {MAX_CHUNKS} chunks, as no encoder writes: store it again")
         if start + 12 > len(data):
             raise UserError(f"{path} is truncated: a PNG ends with IEND; fetch the file again")
         length, name = struct.unpack(">I4s", data[start : start + 8])

@@ -9,6 +9,7 @@ import random
 import signal
 import struct
 import tracemalloc
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lumen_hpc.data.image_headers import png_header
 from lumen_hpc.data.images import check, check_header, decode
 from lumen_hpc.data.tables import CsvTable
 from lumen_hpc.errors import UserError
@@ -123,6 +125,19 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "image.jpg").write_bytes(scans(1))
     assert decode(tmp_path / "image.jpg").pixels.shape == (256, 256)
     assert media.decode_picture(scans(1)).size == (256, 256)
+
+
+@pytest.mark.parametrize(("name", "count", "what"), [(b"teSt", 100_001, "chunks"), (b"zTXt", 101, "notes")])
+def test_a_png_of_chunks_without_end_is_refused_early(name, count, what):
+    """A file of 128 MiB has room for eleven million, or for notes that unpack to 140 GB: minutes of one image."""
+    body = b"x\0\0" + zlib.compress(bytes(100)) if name == b"zTXt" else b""
+    chunk = _chunk(name, body)
+    image = io.BytesIO()
+    Image.new("L", (8, 8)).save(image, "PNG")
+    data = image.getvalue()
+    with pytest.raises(UserError, match=f"more than [0-9]+ {what}"):
+        png_header(Path("image.png"), data[:33] + chunk * count + data[33:])
+    assert png_header(Path("image.png"), data[:33] + chunk * 50 + data[33:]) == (8, 8)
 
 
 def test_a_text_chunk_of_a_png_does_not_unpack_without_end():
