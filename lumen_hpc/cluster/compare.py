@@ -12,6 +12,7 @@ from lumen_hpc.cluster import graph, manifest, plan, submit
 from lumen_hpc.cluster.changes import shorten
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config import config_file, run_record
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.data.records import read_jsonl
 from lumen_hpc.errors import UserError
 from lumen_hpc.plain_text import visible
@@ -104,14 +105,25 @@ def read(run: Run, label: str) -> RunResults:
         for line in manifest.latest(folder).values():
             manifest.require_verified(folder, line)
     records = read_jsonl(run.path("instruct") / "lumen-test.jsonl")
+    dataset = _dataset(run.settings)
     return RunResults(
         label,
-        {record["meta"]["question_id"]: {**record["meta"], "images": record["images"]} for record in records},
+        {
+            record["meta"]["question_id"]: {**record["meta"], "images": record["images"], "dataset": dataset}
+            for record in records
+        },
         [row for model in models for row in run.rows("predict", model) if not row.get("control")],
         [row for model in judged for row in run.rows("judge", model) if not row.get("canary")],
         run.folder / "report" / "tables.csv",
         models,
     )
+
+
+def _dataset(settings: Settings) -> tuple:
+    """What decides which patients the ids of a run name: those of phantoms are other patients in other settings."""
+    data = settings.data
+    phantoms = (settings.seed, data.phantom.size, data.phantom.studies) if data.source == "phantom" else ()
+    return data.source, *phantoms
 
 
 def _notes(results: list[RunResults], differences: list[Differences], confidence: float) -> Iterator[str]:

@@ -15,7 +15,7 @@ from lumen_hpc.files import read_bytes
 from lumen_hpc.metrics.significance import Interval
 from lumen_hpc.report.results import Results, scale_of
 
-QUESTION_FIELDS = ("question", "short_answer", "long_answer", "type")
+QUESTION_FIELDS = ("question", "short_answer", "long_answer", "type", "dataset")
 """Fields in which a question must be the same in both runs, so that its answers may be compared."""
 Place = tuple[str, str, str]
 """Block, measure, model."""
@@ -27,7 +27,7 @@ class RunResults:
 
     name: str
     questions: Mapping[str, Mapping[str, Any]]
-    """`meta` of the test records, by question id."""
+    """`meta` of the test records, by question id, with `images` and `dataset`: which patients its ids name."""
     answers: Sequence[Mapping[str, Any]]
     """Answer rows of all its models, without controls."""
     scores: Sequence[Mapping[str, Any]]

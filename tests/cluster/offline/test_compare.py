@@ -73,6 +73,23 @@ def test_runs_that_share_no_question_have_no_interval(runs: Path, capsys: pytest
     assert "[" not in row and "in brackets" not in out
 
 
+@pytest.mark.parametrize(
+    ("words", "shared"),
+    [
+        ({"data.phantom.patients": 900}, 40),
+        ({"data.phantom.studies": 3}, 0),
+        ({"data.phantom.size": 96}, 0),
+        ({"seed": 1}, 0),
+    ],
+)
+def test_phantoms_of_other_settings_share_ids_and_no_question(
+    runs: Path, capsys: pytest.CaptureFixture, words: dict, shared: int
+) -> None:
+    run(runs, "e", 20, **words)
+    assert launch.main(["compare", "runs=a,e", f"profile.runs={runs}"]) == 0
+    assert f"e and a: {shared} questions in common" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("judges", "interval"), [(("x", "y"), True), (("y", "x"), False)])
 def test_the_judge_of_an_interval_is_that_of_the_values(
     runs: Path, capsys: pytest.CaptureFixture, judges: tuple[str, str], interval: bool
