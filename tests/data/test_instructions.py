@@ -333,6 +333,19 @@ def test_controls_change_images_and_their_sentences_and_nothing_else(prepared):
     assert "control" not in difference["meta"] and swapped["conversations"][1] == difference["conversations"][1]
 
 
+def test_the_other_reference_is_that_of_the_next_other_patient_in_a_circle(prepared):
+    records = write(prepared)["lumen-test"]
+    first, second = records[1], records[4]
+    assert first["meta"]["subject_id"] != second["meta"]["subject_id"]
+    for questions, index, reference in (
+        ([first, first, second], 0, "images/5-1.jpg"),
+        ([first, second, second], 2, "images/4-1.jpg"),
+        ([second, first, first], 1, "images/5-1.jpg"),
+    ):
+        assert perturb("other_patient", questions, index)["images"][0] == reference
+    assert perturb("other_patient", [first, first], 0) is None
+
+
 def test_controls_leave_images_before_the_pair_as_they_are(prepared):
     records = write(prepared, settings=Instruct(max_images=3))["lumen-val"]
     before, reference, main = records[1]["images"]

@@ -77,7 +77,7 @@ def test_a_column_of_dates_reads_as_each_alone():
     "text",
     [
         "86357.000", "96000", "240000", "-1", "", "nan", "noon", "inf", "1_000", "1e5", "12:30", "12:30:15 PM",
-        "193050,234", "T193050", "0x10",
+        "193050,234", "T193050", "0x10", "193075",
     ],
 )  # fmt: skip
 def test_what_is_no_clock_time_leaves_the_date_alone(text):
