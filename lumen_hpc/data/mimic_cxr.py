@@ -343,8 +343,11 @@ class ImageFiles:
         for kind, path in enumerate(paths):
             if self._is_in_tree(path, os.path.dirname(self._roots[kind][0])):
                 return kind
-        similar_file = _similar_file(paths[0])
-        hint = f"; there is {similar_file} instead: names must match, capitals included" if similar_file else ""
+        hint = ""
+        if os.path.islink(paths[0]):
+            hint = "; it is a link to a file that is not there (git-annex: get the content)"
+        elif similar_file := _similar_file(paths[0]):
+            hint = f"; there is {similar_file} instead: names must match, capitals included"
         raise UserError(f"image missing: {' and '.join(paths)}{hint}")
 
 

@@ -377,6 +377,15 @@ def test_an_image_under_another_name_is_missing_and_the_other_name_is_told(datas
         dataset.run()
 
 
+def test_a_link_without_its_content_is_called_that(dataset):
+    """As git-annex leaves one whose content was not fetched."""
+    path = dataset.image(50000033)
+    path.unlink()
+    path.symlink_to("../../../../.git/annex/objects/aa.jpg")
+    with pytest.raises(UserError, match="it is a link to a file that is not there"):
+        dataset.run(images="exist")
+
+
 @pytest.mark.parametrize(("date", "warned"), [("21500301", True), ("21500101", False), ("", False)])
 def test_a_study_of_two_dates_has_that_of_its_image_and_is_a_warning(dataset, date, warned):
     first = dataset.tables[METADATA][1]
