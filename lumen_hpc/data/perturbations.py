@@ -36,7 +36,7 @@ def perturb(control: str, questions: Sequence[Row], index: int) -> Row | None:
     images = shown_images(record)
     meta = record["meta"]
     if control == "no_image":
-        return _with_images(record, [], control) if images else None
+        return _with_images(record, [], control)
     if control == "no_experts":
         bare_images = [ShownImage(image.path, image.name, ()) for image in images]
         return _with_images(record, bare_images, control) if bare_images != images else None
