@@ -125,7 +125,7 @@ def _label(step: str, part: int, parts: int, kind: str = "") -> str:
 
 
 def unreachable(records: Iterable[Mapping[str, Any]], failed_ids: Collection[str]) -> list[str]:
-    """Ids of the recorded jobs that can never start once `failed` ones have failed, directly or through others.
+    """Ids of the recorded jobs that can never start once `failed_ids` have failed, directly or through others.
 
     `records` are the `jobs` of plan.json in the order of submission, those that have not started.
     """

@@ -206,7 +206,7 @@ def _step_status(run: Run, step: Step, all_steps: list[Step], run_jobs: _Jobs) -
 def _failures(
     run: Run, step: Step, all_steps: list[Step], missing: list[int], active_jobs: list[slurm.Job], run_jobs: _Jobs
 ) -> list[triage.FailureKind]:
-    """The failures of a step's missing shards; `jobs` are those that work on them, or will."""
+    """The failures of a step's missing shards; `active_jobs` work on them, or will."""
     live_ids = {job.id for job in active_jobs} | ({""} if run_jobs.runs_here else set())
     usage, step_submissions = run_jobs.accounting.usage, run_jobs.newest_submissions.get(step.name)
 
@@ -231,7 +231,7 @@ def _explain(
     step_submissions: Mapping[int, str] | None,
     find_kinds: Callable[[list[int]], list[triage.FailureKind]],
 ) -> list[triage.FailureKind]:
-    """Why shards are missing: lost after they were finished, or what `find` knows of their tasks.
+    """Why shards are missing: lost after they were finished, or what `find_kinds` knows of their tasks.
 
     For a lost shard that was resubmitted, the new failure comes first: the same command did not help.
     """

@@ -313,7 +313,7 @@ def make_plans(
 ) -> tuple[list[StepPlan], dict[str, list[str]]]:
     """The plan of a request, and the last live job ids of steps that earlier submissions still run.
 
-    `queued` is the queue, where the caller has asked for it.
+    `queued_jobs` is the queue, where the caller has asked for it.
     """
     all_steps = graph.steps(stages, request.settings, request.stage)
     selected_steps = graph.select(all_steps, stages, request.stage)

@@ -82,7 +82,7 @@ def failure_kinds(
 ) -> list[FailureKind]:
     """Failures of shards that are still missing, the most frequent kind first.
 
-    `live` are the ids of jobs that run; `usage` asks Slurm how others ended that recorded nothing themselves. `newest`
+    `live_ids` are of jobs that run; `usage` asks Slurm how others ended that recorded nothing. `step_submissions`
     is the last submission of each shard: a failure in an earlier one is past, its cause may be repaired.
     """
     unexplained_shards, submissions = set(missing), step_submissions or {}
@@ -150,7 +150,7 @@ def missing_gpu_warnings(folder: Path) -> list[str]:
 
 
 def resubmitted_shards(folder: Path, step_submissions: Mapping[int, str]) -> set[int]:
-    """Finished shards that a later submission, the `newest` of each, took on again: their loss is known."""
+    """Finished shards that a later submission, the one in `step_submissions`, took on again: their loss is known."""
     rows = manifest.read(folder / "attempts.jsonl")
     submission_by_attempt = {(row["pack"], row["attempt"]): str(row.get("chain", "")) for row in rows}
     lines = manifest.latest(folder)

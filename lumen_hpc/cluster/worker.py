@@ -38,7 +38,7 @@ POLL_INTERVAL_S = 0.5
 def run_pack(
     pipeline: Pipeline, folder: str, submission: str, step_name: str, pack: int, ranks: Ranks | None = None
 ) -> str:
-    """Runs pack `pack` of step `name`: returns a message if all its shards are done, exits non-zero if not.
+    """Runs pack `pack` of step `step_name`: returns a message if all its shards are done, exits non-zero if not.
 
     `ranks`: which process of a Slurm job this is; None on this machine, where submitit tells.
     """
