@@ -19,7 +19,16 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
+try:
+    import numba  # noqa: F401
+    import numpy as np
+except ModuleNotFoundError as missing:  # a login node's environment
+    print(
+        f"error: {sys.executable} lacks a package that scores need ({missing}); pip install 'lumen_hpc[metrics]', or "
+        "'.[metrics]' in a checkout",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 import orjson
 
 from lumen_hpc.data.records import read_jsonl

@@ -430,6 +430,13 @@ def test_scores_that_cannot_be_written_are_a_line_and_a_closed_pipe_is_none(file
     os.close(start)
 
 
+def test_an_environment_without_numpy_is_told_which_extra_it_lacks(tmp_path):
+    (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')")
+    done = command(["a", "b"], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "(No module named 'numpy'); pip install 'lumen_hpc[metrics]'" in done.stderr
+
+
 def test_a_dash_is_standard_input(files):
     answers = [{"question_id": row["question_id"], "answer": row["long_answer"]} for row in QUESTIONS]
     with open(files("answers.jsonl", answers)) as stream:
