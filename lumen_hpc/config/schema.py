@@ -78,7 +78,7 @@ class EngineSettings:
     pipeline_parallel: int = runtime_only(1, low=1)
     """Pipeline stages; times `tensor_parallel` the processes of the job, on however many nodes."""
     timeout: float = runtime_only(600.0, low=1)
-    """Seconds before a request to a server is given up; there are four tries."""
+    """Seconds before a request to a server is given up; it is tried five times."""
     gpu_memory: float = runtime_only(0.9, low=0.01, high=1)
     """Share of GPU memory vLLM may take."""
 

@@ -165,7 +165,10 @@ class Client:
         """The server's addresses, resolved and checked once: a name that changes them later changes nothing."""
         with self._lock:
             if not self._addresses:
-                address_infos = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                try:
+                    address_infos = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+                except UnicodeError as error:  # an empty or overlong part: not a ValueError of the answer
+                    raise OSError("no host has this name") from error
                 addresses = [str(entry[4][0]) for entry in address_infos]
                 if self._restricted:
                     check_addresses(self._scheme, self._host, addresses)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import ssl
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -147,6 +148,11 @@ class ServerEngine(Engine):
         except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
             raise UserError(
                 f"the server at {self._host} does not answer as OpenAI's chat completions do ({type(error).__name__})"
+            ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise UserError(
+                f"the server at {self._host} shows a certificate that is not accepted ({error.verify_message}); name "
+                "your site's authority, or a self-signed certificate: export SSL_CERT_FILE=… in profile.setup"
             ) from None
         except TimeoutError:
             raise UserError(

@@ -105,14 +105,22 @@ def test_a_certificate_must_be_that_of_the_servers_name(monkeypatch, pauses):
         def wrap_socket(self, stream: socket.socket, server_hostname: str) -> socket.socket:
             names.append(server_hostname)
             stream.close()
-            raise ssl.SSLCertVerificationError
+            error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+            error.verify_message = "self-signed certificate"
+            raise error
 
     context = ssl.create_default_context()
     assert context.check_hostname and context.verify_mode == ssl.CERT_REQUIRED
     monkeypatch.setattr(http_client.ssl, "create_default_context", Context)
-    with serving(lambda *_: said("fine")) as (url, requests), pytest.raises(UserError, match="SSLCertVerification"):
-        one(url.replace("http:", "https:").replace("127.0.0.1", "localhost"))
+    with serving(lambda *_: said("fine")) as (url, requests):
+        with pytest.raises(UserError, match=r"\(self-signed certificate\).* SSL_CERT_FILE=… in profile\.setup"):
+            one(url.replace("http:", "https:").replace("127.0.0.1", "localhost"))
     assert set(names) == {"localhost"} and not requests
+
+
+def test_a_name_that_no_host_can_have_is_no_answer_of_a_server(pauses):
+    with pytest.raises(UserError, match="does not answer \\(OSError\\)"):
+        one("http://node..cluster:8000/v1")
 
 
 def test_each_conversation_is_sent_with_its_own_seed_and_answered_in_order():
