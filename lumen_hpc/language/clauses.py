@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lumen_hpc.language.attributes import Levels, level_of, level_ranges
 from lumen_hpc.language.parsing import Clause, Phrase, Row, derive_marks, grammar
@@ -120,6 +120,7 @@ class Finding:
 
 
 _MODIFIER = Row("modifier", frozenset(), "", frozenset())
+_PRESENT = Row("present", frozenset(), "", frozenset())
 
 
 def items_of(clause: Clause, subjects: Sequence[Finding] = ()) -> list[Finding]:
@@ -164,6 +165,21 @@ def items_of(clause: Clause, subjects: Sequence[Finding] = ()) -> list[Finding]:
         ):
             item.events = {"unclear"}
     return named_items or items
+
+
+def split_changes(clause: Clause) -> list[Clause]:
+    """The clause without the findings of its list that are new where its verb says otherwise, and these by themselves.
+
+    `New edema, pneumonia resolved.`, `Improved edema and a new effusion.`
+    """
+    if clause.table_row.rule != "event" or "new" in Statement(clause, CHANGING[0]).events:
+        return [clause]
+    findings = [part for part in clause.parts if part.kind in ("N", "Turn")]
+    new = [part for part in findings if "new" in _noun_item(part).events]
+    if not new or len(new) == len(findings):
+        return [clause]
+    rest = replace(clause, parts=[part for part in clause.parts if part not in new])
+    return [Clause(new, table_row=_PRESENT, start=clause.start), rest]
 
 
 def _noun_item(phrase: Phrase) -> Finding:

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import SIDES, Place, places
-from lumen_hpc.language.clauses import ANY, Finding, Statement, number_words
+from lumen_hpc.language.clauses import ANY, Finding, Statement, number_words, split_changes
 from lumen_hpc.language.findings import Problems, State, state_of
 from lumen_hpc.language.words import MOST_CHARACTERS, Names, Word, numbers_of, tidy, vocabulary, words
 
@@ -101,7 +101,8 @@ class _Reading:
         self.doubtful = set()
         for clause in parses[0]:
             clause.unread |= self.doubtful | ({"incomplete"} if unknown else set())
-            self.clause(clause)
+            for part in split_changes(clause) if self.lenient else [clause]:
+                self.clause(part)
 
     def clause(self, clause: parsing.Clause) -> None:
         """Adds what one clause says."""

@@ -28,6 +28,7 @@ def resolved(*names):
 BOTH = new("edema") | resolved("nodule")
 MORE = new("edema", "pneumonia") | resolved("nodule")
 WORSE = {("level", "edema", "mild", "severe")}
+BETTER = {("level", "edema", "better")}
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,24 @@ WORSE = {("level", "edema", "mild", "severe")}
         ("Edema \N{EN DASH} from mild to severe.", WORSE),
         ("Edema: mild \N{RIGHTWARDS ARROW} severe", WORSE),
         ("Edema: mild -> severe", WORSE),
+        ("There is edema in the main image but none in the reference image.", new("edema")),
+        ("There was a nodule before but none now.", resolved("nodule")),
+        ("Resolution of the previously seen nodule. No new findings.", resolved("nodule")),
+        ("New edema, nodule resolved.", BOTH),
+        ("I see a new edema and the nodule is gone.", BOTH),
+        ("Nodule resolved, new edema and pneumonia.", MORE),
+        ("The main image shows worsening edema.", {("level", "edema", "worse")}),
+        ("The main image shows a worsening edema and a new nodule.", new("nodule") | {("level", "edema", "worse")}),
+        ("The main image demonstrates improving edema and new pneumonia.", new("pneumonia") | BETTER),
+        ("The main image shows a larger nodule.", {("level", "nodule", "worse")}),
+        ("There is improved edema and a smaller nodule.", BETTER | {("level", "nodule", "better")}),
+        ("The edema is improving.", BETTER),
+        ("The edema is slowly resolving.", BETTER),
+        ("Resolving edema and new nodule.", new("nodule") | BETTER),
+        ("The edema is almost gone.", BETTER),
+        ("The edema has nearly completely resolved.", BETTER),
+        ("Edema unchanged; pneumonia improved; nodule new.", new("nodule") | {("level", "pneumonia", "better")}),
+        ("The main image shows resolution of the nodule with new development of edema.", BOTH),
         ("1) New edema 2) Resolved nodule", BOTH),
         ("\N{BULLET} New edema \N{BULLET} Resolved nodule", BOTH),
         ("- New edema\\n- Resolved nodule", BOTH),
