@@ -166,7 +166,7 @@ def unrecorded_ids(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
     recorded_ids = {job["id"] for record in submissions(run.folder) for job in record["jobs"]}
     ids = {
         name.split("_")[0] for name, job in queued_jobs.items()
-        if f"{run.folder.name}." in job.name and job.user == str(os.getuid())
+        if job.name.startswith(f"{run.folder.name}.") and job.user == str(os.getuid())
     }  # fmt: skip
     prefix = f"{os.path.realpath(run.folder)}/"
     return sorted(id_ for id_ in ids - recorded_ids if os.path.realpath(slurm.log_path(id_)).startswith(prefix))
