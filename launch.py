@@ -26,9 +26,11 @@ from lumen_hpc.plain_text import visible
 
 OLDEST = (3, 11)
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+CLOSED = (errno.EACCES, errno.EROFS)
 FIXES = {
     **dict.fromkeys(PATH_ERRORS, "give another path"),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS), "free some space or choose runs=FOLDER"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose runs=FOLDER"),
+    **dict.fromkeys(CLOSED, "choose another folder, by runs=FOLDER, or for weights profile.cache=FOLDER"),
     errno.EFBIG: "ulimit -f unlimited (ulimit -f limits files here)",
 }
 """What to do about errors of a disk, by number; any other is a defect."""
@@ -102,7 +104,9 @@ def _main(arguments: list[str]) -> int:
         if error.errno not in FIXES:
             raise
         where = where if writes or error.filename else f"the output, or {where}"
-        place = visible(str(error.filename))[:200] if error.errno in PATH_ERRORS else where
+        place = (
+            visible(str(error.filename))[:200] if error.errno in (*PATH_ERRORS, *CLOSED) and error.filename else where
+        )
         print(f"lumen: {place}: {error.strerror}; {FIXES[error.errno]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

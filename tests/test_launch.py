@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -194,3 +195,13 @@ def test_an_interrupted_command_says_what_is_kept_where_it_made_something(
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_folder_that_this_user_may_not_read_is_named(monkeypatch, capsys, tmp_path):
+    """A home that is closed, where the cache of weights is by default: the run's folder has nothing to do with it."""
+    closed = PermissionError(errno.EACCES, "Permission denied", "/home/me/.cache/lumen_hpc/x")
+    monkeypatch.setattr(commands, "submit", lambda *_: (_ for _ in ()).throw(closed))
+    assert launch.main(["stage=full", "dry_run=true", f"runs={tmp_path}"]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("lumen: /home/me/.cache/lumen_hpc/x: Permission denied; choose another folder")
+    assert "profile.cache=FOLDER" in message and "space" not in message
