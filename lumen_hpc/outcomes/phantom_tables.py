@@ -47,7 +47,7 @@ def write_tables(
 ) -> Path:  # fmt: skip
     """Writes MIMIC-IV's tables for the patients of `truth` (a phantom folder's truth.jsonl) under `folder`.
 
-    `taken`: study_id → the study's time. `effect` scales what drives the outcomes; with 0 nothing does. `faults=False`
+    `times`: study_id → the study's time. `effect` scales what drives the outcomes; with 0 nothing does. `faults=False`
     plants none.
     """
     with Writer(folder, release) as writer:

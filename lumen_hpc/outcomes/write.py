@@ -112,11 +112,11 @@ def _write_rows(
             outcomes.write(_line({**ids, "race": _race(history, study), "outcomes": outcome}))
             for name in OUTCOMES:
                 outcome_counts[name][_count_key(outcome[name])] += 1
-            _name_faults(history, study, outcome, faults)
+            _name_faults(study, outcome, faults)
     return outcome_counts, lab_counts
 
 
-def _name_faults(history: History, study: Study, outcome: dict[str, Any], faults: Faults) -> None:
+def _name_faults(study: Study, outcome: dict[str, Any], faults: Faults) -> None:
     ids = {"subject_id": study.subject_id, "study_id": study.study_id}
     if not study.has_clock:
         faults("study without a clock time", "studies", **ids)
