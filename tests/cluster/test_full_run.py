@@ -16,10 +16,10 @@ from sandbox.slurm import Cluster
 from tests.cluster.conftest import Site
 
 MODELS = ("nvila", "ft", "lumen")
-STEPS, EVERY = 40, 5
+STEPS, EVERY = 30, 5
 HELD_AFTER = 12  # of training_chain/train.py
 RECIPE = (
-    "pretrain.patients=40", "pretrain.expert_steps=200", "pretrain.base_steps=10",
+    "pretrain.patients=40", "pretrain.expert_steps=20", "pretrain.base_steps=10",
     "data.phantom.patients=40", "data.phantom.test_fraction=0.2", "prepare.image_threads=1",
     f"train.steps={STEPS}", f"train.checkpoint_every={EVERY}", "train.workers=1", "experts.workers=0",
     "predict.controls=[same]", "predict.max_new_tokens=8", "evaluate.gates=false", "evaluate.bootstrap=50",
@@ -31,6 +31,24 @@ SITE = (
     "profile.resources.gpu.successors=2", "profile.resources.train.successors=4",
     "profile.resources.train.gpus=2",  # so that both trainings run at once on two of three nodes
 )  # fmt: skip
+HELD = """
+import time
+from dataclasses import replace
+from jobs import pretraining
+
+STAGE = pretraining.STAGE
+
+def work(task):
+    hold = task.run.folder.with_name(f"{task.run.folder.name}.hold-pretrain")
+
+    def beat(*doing, **options):
+        while hold.exists() and not task.should_stop():
+            time.sleep(0.05)
+        task.beat(*doing, **options)
+
+    return pretraining.work(replace(task, beat=beat))
+"""
+"""The project's own pretraining, which lies beside it as pretraining.py, held while a test says so."""
 
 
 class Attacked:
@@ -71,6 +89,8 @@ def demo_site(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Sit
     shutil.copytree(ROOT / "jobs", jobs, ignore=shutil.ignore_patterns("__pycache__"))
     (jobs / "train.py").rename(jobs / "training.py")
     shutil.copy(Path(__file__).parent / "training_chain" / "train.py", jobs)
+    (jobs / "pretrain.py").rename(jobs / "pretraining.py")
+    (jobs / "pretrain.py").write_text(HELD)
     return Site(make(folder / "checkout", jobs=jobs), cluster, folder / "runs")
 
 
@@ -88,8 +108,9 @@ def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables
 ) -> None:
     tried = sum(path.is_dir() for path in demo_site.runs.glob("attacked*"))  # a second try takes another run
     run = Attacked(demo_site, f"attacked{tried or ''}")
-    hold = demo_site.runs / f"{run.name}.hold"
+    hold, hold_pretrain = (demo_site.runs / f"{run.name}.{name}" for name in ("hold", "hold-pretrain"))
     hold.touch()
+    hold_pretrain.touch()
     run.submit()
 
     # Slurm 22.05 never gives back the GPUs of tasks that end while its controller is away; so none runs here.
@@ -97,6 +118,7 @@ def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables
     run.wait(lambda: not [job for job in demo_site.jobs(run.name) if job[1] in ended], 200, "the end of rewrite")
     assert demo_site.running(run.name, "pretrain"), "the controller should be away while something runs"
     cluster.restart_controller()
+    hold_pretrain.unlink()
 
     run.wait(lambda: run.events("instruct")[-1:] == ["done"], 200, "the end of instruct")
     corrupt(run.folder / "rewrite" / "shard-00000-of-00002.jsonl")
