@@ -19,7 +19,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.config.validate import require_shallow
+from lumen_hpc.config.validate import REFERENCE, escape_shell_variables, require_shallow
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import read_bytes, user_name
 
@@ -116,11 +116,11 @@ def require_open(folder: Path) -> None:
 
 
 def nest(given: dict[str, Any]) -> DictConfig:
-    """The given settings as a configuration to merge."""
+    """The given settings as a configuration to merge: they hold no references, whatever dollar they have."""
     values = OmegaConf.create()
     for key, value in given.items():
         OmegaConf.update(values, key, value, force_add=True)
-    return values
+    return escape_shell_variables(values, REFERENCE)
 
 
 def value_at(settings: Settings | dict[str, Any], key: str, default: Any) -> Any:

@@ -73,6 +73,12 @@ def test_a_servers_own_settings_are_not_kept(words: list[str]) -> None:
     assert resolve(words).settings.serve.model == "lumen"
 
 
+def test_a_dollar_in_a_value_is_no_reference_in_the_next_command(words: list[str]) -> None:
+    first = submitted([*words, "data.diff_vqa='/a/${SCRATCH}'", r"data.mimic_iv='/b/\${name}'"])
+    assert first.settings.data.diff_vqa == "/a/${SCRATCH}" and first.settings.data.mimic_iv == "/b/${name}"
+    assert resolve(words).settings == first.settings
+
+
 def test_a_repeated_config_is_remembered_by_its_new_run(words: list[str], tmp_path: Path) -> None:
     first = submitted([*words, "train.steps=9"])
     other = [f"runs={tmp_path / 'runs'}", "run=second"]
