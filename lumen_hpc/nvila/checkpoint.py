@@ -208,23 +208,31 @@ def save(model: NVILA, folder: str | Path, tensors: Mapping[str, torch.Tensor] |
     tensors = model.state_dict() if tensors is None else tensors
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    config = model.config.with_dtype(tensors["llm.model.embed_tokens.weight"].dtype)
+    try:
+        _write_layout(model.config, partial, tensors)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)  # the disk may be full
+        raise
+    _put_in_place(partial, folder)
+    return folder
+
+
+def _write_layout(config: NVILAConfig, folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    config = config.with_dtype(tensors["llm.model.embed_tokens.weight"].dtype)
     for part in PARTS:
-        (partial / part).mkdir(parents=True)
+        (folder / part).mkdir(parents=True)
     contents = {"config.json": dump_json(config.root), **config.files}
     contents |= {f"{part}/config.json": dump_json(getattr(config, part)) for part in PARTS}
     for name, content in contents.items():
-        _write(partial / name, content)
+        _write(folder / name, content)
     for part in PARTS:
         prefix = "vision_model." if part == "vision_tower" else ""
         names = {prefix + name.removeprefix(f"{part}."): name for name in tensors if name.startswith(f"{part}.")}
         if config.llm.get("tie_word_embeddings"):
             names.pop("lm_head.weight", None)
-        _save_part(partial / part, names, tensors)
-    sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-    _write(partial / COMPLETE, dump_json({"files": sizes}))
-    _put_in_place(partial, folder)
-    return folder
+        _save_part(folder / part, names, tensors)
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    _write(folder / COMPLETE, dump_json({"files": sizes}))
 
 
 def _save_part(folder: Path, names: dict[str, str], tensors: Mapping[str, torch.Tensor]) -> None:

@@ -1,3 +1,4 @@
+import errno
 import gc
 import json
 import re
@@ -91,6 +92,18 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tiny, saved, monkeypatch)
     assert _contents(saved) == before
     with pytest.raises(UserError, match="unfinished save"):
         nvila.load(saved.with_name("model.partial"))
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint_and_no_part_of_a_new_one(tiny, saved, monkeypatch):
+    before = _contents(saved)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        nvila.save(tiny, saved)
+    assert _contents(saved) == before and list(saved.parent.iterdir()) == [saved]
 
 
 def test_saving_over_a_checkpoint_replaces_it(tiny, saved):
