@@ -161,8 +161,7 @@ class Checkpoints:
         self.writer = StagedWriter()
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
-            for partial_folder in folder.glob(".step-*"):
-                shutil.rmtree(partial_folder, ignore_errors=True)
+            self._remove_incomplete()
 
     def save(self, step: int, state: dict[str, Any], stage: Callable[[Path], None]) -> float:
         """Saves after `step` steps; `stage(folder)` has DeepSpeed write through `self.writer`. All ranks call it.
@@ -197,7 +196,13 @@ class Checkpoints:
         self._thread.join()
         self._thread = None
         if failure := next((message for message in gather_json(self._failure) if message), ""):
+            if self._ranks.first:  # the disk may be full
+                self._remove_incomplete()
             raise write_error(self._folder, failure)
+
+    def _remove_incomplete(self) -> None:
+        for partial_folder in self._folder.glob(".step-*"):
+            shutil.rmtree(partial_folder, ignore_errors=True)
 
     def abandon(self) -> None:
         """Called when this rank fails: from now on, rank 0 waits at most GRACE_S for the other ranks' files."""
@@ -214,8 +219,10 @@ class Checkpoints:
             if self._ranks.first:
                 self._complete(staging, marker)
         except BaseException as failure:  # the training thread sees it in `failed` and `finish`
-            self._failure = f"{socket.gethostname()}: {failure}"
-            for _, path in files:  # incomplete files are useless, and the disk may be full
+            # torch reports a write that failed as a wrong position in the file.
+            cause = failure.__context__ if isinstance(failure.__context__, OSError) else failure
+            self._failure = f"{socket.gethostname()}: {cause}"
+            for _, path in files:  # makes room for the next file
                 path.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # so that rank 0 need not wait
                 write_json(staging / f"rank-{self._ranks.rank:05d}.json", {})

@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from lumen_hpc import nvila
 from lumen_hpc.config import schema
 from lumen_hpc.data.records import Records
-from lumen_hpc.distributed import Ranks, join, leave, on_any_rank
+from lumen_hpc.distributed import Ranks, join, leave, on_any_rank, raise_on_all_ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import write_json
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.training import adapters, folder, loop, quantisation, record_index, sequence_parallel, validation
 from lumen_hpc.training.auto import Auto
-from lumen_hpc.training.checkpointing import newest_checkpoint
+from lumen_hpc.training.checkpointing import newest_checkpoint, write_error
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.flops import matrix_flops
 from lumen_hpc.training.health import check_devices
@@ -203,17 +204,27 @@ class _Sources:
 
 
 def _export(engine: Engine, work: loop.Work, out: Path, step: int) -> None:
-    """Writes the final model in the official layout, and `finished.json`."""
+    """Writes the final model in the official layout, and `finished.json`; every rank calls it.
+
+    Raises UserError on all ranks if rank 0 cannot write.
+    """
     weights = engine.weights()
-    if weights is not None:
-        learner = work.model
-        state = learner.renamed_for_export(quantisation.plain_state(weights, learner) if learner.quantised else weights)
-        base, factors = adapters.split(state)
-        if factors:
-            state = adapters.merge(base, factors, adapters.scale(work.fingerprint["train.adapter"]))
-        final = nvila.save(learner.model, out / "final", state)
-        if factors:
-            adapters.save_peft(factors, schema.Adapter(**work.fingerprint["train.adapter"]), final / adapters.FOLDER)
-        summary = {"step": step, "samples": len(work.index), "fingerprint": work.fingerprint}
-        write_json(out / "finished.json", summary)
-    dist.barrier()
+    with raise_on_all_ranks():
+        if weights is not None:
+            try:
+                _write_final(weights, work, out, step)
+            except (OSError, SafetensorError) as error:
+                raise write_error(out / folder.FOLDER, error) from error
+
+
+def _write_final(weights: dict[str, torch.Tensor], work: loop.Work, out: Path, step: int) -> None:
+    learner = work.model
+    state = learner.renamed_for_export(quantisation.plain_state(weights, learner) if learner.quantised else weights)
+    base, factors = adapters.split(state)
+    if factors:
+        state = adapters.merge(base, factors, adapters.scale(work.fingerprint["train.adapter"]))
+    final = nvila.save(learner.model, out / "final", state)
+    if factors:
+        adapters.save_peft(factors, schema.Adapter(**work.fingerprint["train.adapter"]), final / adapters.FOLDER)
+    summary = {"step": step, "samples": len(work.index), "fingerprint": work.fingerprint}
+    write_json(out / "finished.json", summary)

@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lumen_hpc import nvila
@@ -17,7 +19,7 @@ from lumen_hpc.data.records import Records
 from lumen_hpc.distributed import Ranks, leave
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.prompt_form import PromptForm
-from lumen_hpc.training import record_index
+from lumen_hpc.training import record_index, train
 from lumen_hpc.training.folder import RESULTS
 from lumen_hpc.training.predict import open_predictor
 from lumen_hpc.training.record_index import BLOCK
@@ -130,6 +132,18 @@ def test_final_weights_have_the_mode_of_other_files(trained):
 def test_a_stop_before_the_first_step_leaves_before_loading(trained):
     assert not (trained / "early" / "metrics.jsonl").exists()
     assert not (trained / "early" / record_index.FILE).exists()
+
+
+def test_a_full_disk_at_the_export_names_the_checkpoint_to_go_on_from(alone, monkeypatch, tmp_path):
+    (tmp_path / "checkpoints" / "step-000003").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-000003" / "COMPLETE.json").touch()
+
+    def full(*_):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(train, "_write_final", full)
+    with pytest.raises(UserError, match=r"No space left.*last complete checkpoint is .*step-000003"):
+        train._export(SimpleNamespace(weights=dict), None, tmp_path, 3)
 
 
 def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trained):
