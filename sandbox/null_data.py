@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.stats import norm, t
 
 from lumen_hpc.metrics.significance import ClusterBootstrap, ClusterPermutation, Column, Contrast, wilcoxon
 
@@ -64,4 +65,26 @@ def rejections(null: Null, simulations: int, seed: int) -> dict[str, float]:
         counts["interval"] += excludes
         counts["star"] += p <= ALPHA and excludes
         counts["Wilcoxon"] += wilcoxon(one.values(), other.values()).p <= ALPHA
+    return {rule: count / simulations for rule, count in counts.items()}
+
+
+def coverage(null: Null, patients: int, simulations: int, seed: int) -> dict[str, float]:
+    """Share of simulated evaluations whose interval holds the true value, of one model and of a difference of 0.
+
+    `plain`: the same with the tails of a percentile interval, which does not know how few patients there are.
+    """
+    rng = np.random.default_rng(seed)
+    truth = draw(replace(null, patients=100_000), rng)[1].mean()
+    assert truth is not None
+    shrink = np.sqrt((patients - 1) / patients)
+    plain_alpha = 2 * t.cdf(norm.ppf(ALPHA / 2) * shrink, patients - 1)  # its tail_of is ALPHA / 2
+    counts = dict.fromkeys(("plain value", "value", "plain difference", "difference"), 0)
+    for k in range(simulations):
+        names, one, other = draw(replace(null, patients=patients), rng)
+        for kind, alpha in (("plain ", plain_alpha), ("", ALPHA)):
+            bootstrap = ClusterBootstrap(names.tolist(), 1000, k, 1 - alpha)
+            value, gap = bootstrap.interval(one), bootstrap.difference(one, other)
+            assert value.low is not None and value.high is not None and gap.low is not None and gap.high is not None
+            counts[f"{kind}value"] += value.low <= truth <= value.high
+            counts[f"{kind}difference"] += gap.low <= 0 <= gap.high
     return {rule: count / simulations for rule, count in counts.items()}

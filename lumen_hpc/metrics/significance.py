@@ -10,8 +10,10 @@ paper's: it treats questions as independent, and on correlated questions it reje
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -108,7 +110,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 class Interval(NamedTuple):
-    """A value with its percentile bootstrap interval; the bounds are None for fewer than two patients."""
+    """A value with its bootstrap interval; the bounds are None for fewer than two patients."""
 
     value: float | None
     low: float | None
@@ -210,6 +212,18 @@ def exact_bound(patients: int, confidence: float) -> float:
     return 1 - ((1 - confidence) / 2) ** (1 / patients)
 
 
+@lru_cache(maxsize=1024)
+def tail_of(patients: int, confidence: float) -> float:
+    """The share of resamples beyond either bound of an interval over so many patients.
+
+    A percentile interval of n patients is too narrow by sqrt((n - 1) / n), and by a normal quantile in place of
+    Student's (Hesterberg, The American Statistician 69, 2015): 20 patients have 1.6 % in place of 2.5 %.
+    """
+    from scipy.stats import norm, t
+
+    return float(norm.cdf(math.sqrt(patients / (patients - 1)) * t.ppf((1 - confidence) / 2, patients - 1)))
+
+
 class ClusterBootstrap:
     """Resamples of patients, drawn once, so that every measure and model sees the same ones.
 
@@ -234,7 +248,7 @@ class ClusterBootstrap:
         """
         sums = self._clusters.sums(column, where)
         value = column.mean(slice(None) if where is None else where)
-        return self._exact(value, sums, scale) or self._bounds(value, self._resampled(sums))
+        return self._exact(value, sums, scale) or self._bounds(value, self._resampled(sums), sums)
 
     def difference(self, one: Column, other: Column, where: np.ndarray | None = None, scale: Scale = UNIT) -> Interval:
         """`one` minus `other` on the same samples, paired in every resample.
@@ -248,7 +262,7 @@ class ClusterBootstrap:
         first, second = (self._exact(v, s, scale) for v, s in zip((ours, theirs), sums, strict=True))
         if first and second:
             return Interval(value, first.low - second.high, first.high - second.low)  # type: ignore[operator]
-        return self._bounds(value, self._resampled(sums[0]) - self._resampled(sums[1]))
+        return self._bounds(value, self._resampled(sums[0]) - self._resampled(sums[1]), *sums)
 
     def _exact(self, value: float | None, sums: np.ndarray, scale: Scale) -> Interval | None:
         """The exact interval of a measure that is at one end of its scale in every patient; None for any other."""
@@ -275,10 +289,11 @@ class ClusterBootstrap:
             self._resample_cache[key] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
         return self._resample_cache[key]
 
-    def _bounds(self, value: float | None, resampled: np.ndarray) -> Interval:
+    def _bounds(self, value: float | None, resampled: np.ndarray, *sums: np.ndarray) -> Interval:
+        """The interval of resampled values, for as many patients as the measures of these sums apply to."""
         resampled = resampled[np.isfinite(resampled)]
         if value is None or not resampled.size:
             return Interval(value, None, None)
-        tail = (1 - self._confidence) / 2
+        tail = tail_of(min(np.count_nonzero(it[:, 1]) for it in sums), self._confidence)
         low, high = (float(np.quantile(resampled, at)) for at in (tail, 1 - tail))
         return Interval(value, low, high)

@@ -15,6 +15,7 @@ from lumen_hpc.metrics.significance import (
     Scale,
     exact_bound,
     holm,
+    tail_of,
     wilcoxon,
 )
 from sandbox.null_data import NULLS, rejections
@@ -106,6 +107,15 @@ def test_the_interval_covers_the_truth_when_questions_of_a_patient_are_correlate
         naive += abs(values.mean() - 0.6) <= half
     assert covered / 200 > 0.89
     assert naive / 200 < 0.6  # what resampling questions instead of patients would claim
+
+
+def test_the_interval_of_few_patients_has_the_tails_of_students_t():
+    values = mean(np.random.default_rng(1).normal(0, 1, 2000))
+    interval = ClusterBootstrap(np.repeat(range(10), 200), 20_000, 0).interval(values, scale=Scale(-9, 9))
+    means = values.part.reshape(10, 200).mean(1)
+    half = stats.t.ppf(0.975, 9) * means.std(ddof=1) / np.sqrt(10)
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)  # a plain percentile interval: 0.82 of it
+    assert [round(tail_of(n, 0.95), 4) for n in (10, 20, 1000)] == [0.0086, 0.0159, 0.0248]
 
 
 def test_a_ratio_of_sums_is_resampled_as_one():
