@@ -286,10 +286,12 @@ def test_a_lossy_value_beyond_white_is_white(tmp_path):
     assert images.check(path).warning == ""
 
 
-def grey_levels(falling):
-    """A table of grey levels, as in VOILUTSequence."""
-    values, table = np.linspace(255, 4352, 4096).astype(np.uint16), pydicom.Dataset()  # 0x00ff to 0x1100
-    table.LUTDescriptor = [4096, 0, 16]
+def grey_levels(falling, entries=4096, bits=16):
+    """A table of grey levels, flat at both ends, as in VOILUTSequence; 65,536 entries are written as 0."""
+    lowest, highest, kind = (0x00FF, 0x1100, np.uint16) if bits == 16 else (0, 255, np.uint8)
+    values = np.linspace(lowest - 1000, highest + 1000, entries).clip(lowest, highest).astype(kind)
+    table = pydicom.Dataset()
+    table.LUTDescriptor = [entries % (1 << 16), 0, bits]
     table.add_new("LUTData", "OW", (values[::-1] if falling else values).tobytes())
     return pydicom.Sequence([table])
 
@@ -299,6 +301,10 @@ def grey_levels(falling):
     [
         ({"VOILUTSequence": grey_levels(False)}, ""),
         ({"VOILUTSequence": grey_levels(True)}, dicom_headers.INVERTED),
+        ({"VOILUTSequence": grey_levels(False, 1 << 16)}, ""),
+        ({"VOILUTSequence": grey_levels(True, 1 << 16)}, dicom_headers.INVERTED),
+        ({"ModalityLUTSequence": grey_levels(False, 256, 8)}, ""),
+        ({"ModalityLUTSequence": grey_levels(True, 256, 8)}, dicom_headers.INVERTED),
         ({"RescaleSlope": 2, "RescaleIntercept": -1024, "WindowCenter": 100, "WindowWidth": 50}, ""),
         ({"PixelPaddingValue": 0}, ""),
         ({"PixelAspectRatio": [1, 1], "ImagerPixelSpacing": [0.143, 0.1431]}, ""),
