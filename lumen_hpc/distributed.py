@@ -21,7 +21,8 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, write_json
 
 COLLECTIVE_TIMEOUT_S = 7200.0
-"""How long a rank waits for the others in a collective [s]."""
+"""How long a rank waits for the others in a collective [s]: one may convert a checkpoint meanwhile. The watchdog
+detects a stuck training step."""
 MIN_STORE_TIMEOUT_S = 60.0
 """Shortest timeout of a request to the store [s], even if the ranks have less time to join."""
 
@@ -120,15 +121,12 @@ def _own_address(ranks: Ranks) -> str:
             return addresses[0]
 
 
-def join(
-    ranks: Ranks, folder: Path, *, timeout: float = 300.0, collective_timeout: float = COLLECTIVE_TIMEOUT_S
-) -> None:
+def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0) -> None:
     """Starts torch.distributed for these ranks: nccl on GPUs, gloo elsewhere.
 
     Rank 0 serves a store on one interface (loopback on one node), on a port assigned by the system, and publishes it in
     a private file of `folder`, which all nodes share, with a nonce, without which no process counts as a rank.
-    After `timeout` seconds a TimeoutError names the missing ranks. `collective_timeout` [s] is long, since ranks may
-    wait while one converts a checkpoint; the watchdog detects a stuck training step.
+    After `timeout` seconds a TimeoutError names the missing ranks.
     """
     import torch
     import torch.distributed as dist
@@ -158,7 +156,7 @@ def join(
         store=store,
         rank=ranks.rank,
         world_size=ranks.world_size,
-        timeout=timedelta(seconds=collective_timeout),
+        timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
     )
 
 

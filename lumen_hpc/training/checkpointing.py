@@ -40,8 +40,8 @@ from lumen_hpc.watchdog import Beat
 
 CheckpointEngine: Any = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
 log = logging.getLogger(__name__)
-GRACE_S = 60.0
-"""How long rank 0 waits for the other ranks' files once this rank has failed."""
+TIMEOUT_S, GRACE_S = 1800.0, 60.0
+"""How long rank 0 waits for the other ranks' files, and how long once this rank has failed [s]."""
 TAG = "deepspeed"
 """DeepSpeed's folder inside a checkpoint."""
 
@@ -152,9 +152,9 @@ def restore_rng(state: dict[str, Any]) -> None:
 class Checkpoints:
     """The checkpoint folder of one training, as one rank sees it."""
 
-    def __init__(self, folder: Path, ranks: Ranks, *, keep: int, timeout: float = 1800.0) -> None:
-        """`keep`: complete checkpoints that stay; `timeout`: how long rank 0 waits for the other ranks' files [s]."""
-        self._folder, self._ranks, self._keep, self._timeout = folder, ranks, keep, timeout
+    def __init__(self, folder: Path, ranks: Ranks, *, keep: int) -> None:
+        """`keep`: complete checkpoints that stay."""
+        self._folder, self._ranks, self._keep = folder, ranks, keep
         self._thread: threading.Thread | None = None
         self._failure = ""
         self._deadline = 0.0
@@ -179,7 +179,7 @@ class Checkpoints:
         files = self.writer.take()
         files.append((rng_state(), staging / f"rng-{self._ranks.rank:05d}.pt"))
         marker = {"step": step, "world_size": self._ranks.world_size, "state": state}
-        self._deadline = time.monotonic() + self._timeout
+        self._deadline = time.monotonic() + TIMEOUT_S
         self._thread = threading.Thread(target=self._write, args=(staging, files, marker), name=f"checkpoint-{step}")
         self._thread.start()
         return time.perf_counter() - start

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+AHEAD = 2
+"""Steps whose micro-batches wait, built."""
+
 
 class Prefetcher:
     """Iterates over (ids, micro-batches) of every step, built by `batcher` a few steps ahead.
@@ -17,12 +20,10 @@ class Prefetcher:
 
     _END = object()
 
-    def __init__(
-        self, layouts: Iterable[tuple[list[int], list[Any]]], batcher: Any, *, workers: int, ahead: int = 2
-    ) -> None:
+    def __init__(self, layouts: Iterable[tuple[list[int], list[Any]]], batcher: Any, *, workers: int) -> None:
         """`workers`: threads that build the micro-batches of one step in parallel."""
         self._layouts, self._batcher = layouts, batcher
-        self._queue: queue.Queue = queue.Queue(maxsize=max(1, ahead))
+        self._queue: queue.Queue = queue.Queue(maxsize=AHEAD)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetcher")
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, name="prefetcher", daemon=True)
