@@ -14,6 +14,7 @@ import pytest
 from sandbox.checkout import ROOT, make
 from sandbox.slurm import Cluster
 from tests.cluster.conftest import Site
+from tests.training import toy
 
 MODELS = ("nvila", "ft", "lumen")
 STEPS, EVERY = 30, 5
@@ -143,6 +144,11 @@ def test_a_run_that_is_attacked_on_all_sides_ends_by_itself_with_the_same_tables
     assert run.tables() == left_alone.tables()
     for model in MODELS:
         assert answers(run, model) == answers(left_alone, model) != []
+    for model in ("ft", "lumen"):
+        one, other = (attempt.folder / f"train-{model}" for attempt in (run, left_alone))
+        assert toy.metrics(one) == toy.metrics(other)
+        assert toy.consumed(one) == toy.consumed(other)
+        assert weights(one) == weights(other)
     assert run.events("train-lumen").count("began") > 2
     written = {step: len(run.lines(f"{step}/manifest.jsonl")) for step in ("instruct", "rewrite", "predict-nvila")}
     assert written == {"instruct": 2, "rewrite": 3, "predict-nvila": 3}, "each corrupt shard is written once more"
@@ -167,6 +173,12 @@ def corrupt(file: Path) -> None:
     content = file.read_bytes()
     middle = len(content) // 2
     file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+
+
+def weights(training: Path) -> dict[str, bytes]:
+    files = sorted((training / "final").rglob("*.safetensors"))
+    assert len(files) == 3
+    return {file.parent.name: file.read_bytes() for file in files}
 
 
 def answers(run: Attacked, model: str) -> list[tuple[str, str]]:
