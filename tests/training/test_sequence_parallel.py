@@ -40,8 +40,7 @@ ON_TWO: dict[str, dict[str, Any]] = {
     "zero1": {"zero": 1},
     "zero2": {"zero": 2, "checkpointing": "selective"},
     "zero3": {"zero": 3, "checkpointing": "full"},
-    "compiled": {"zero": 2, "attention": "flex", "compiled": True, "checkpointing": "selective"},
-    "compiled3": {"zero": 3, "attention": "flex", "compiled": True, "checkpointing": "full"},
+    "compiled": {"zero": 3, "attention": "flex", "compiled": True, "checkpointing": "selective"},
     "s2": {"zero": 3, **S2},
     "separate": {"zero": 2, "shared_prefix": False},
     "kinds": {"zero": 1, **KINDS},
@@ -61,7 +60,7 @@ ON_FOUR: dict[str, dict[str, Any]] = {
 """Settings on four ranks: two pairs, or all together, where two heads of keys serve four ranks."""
 REFERENCE = {
     **{name: name for name in ("s2", "separate", "kinds", "lora", "qlora8", "qlora4", "frozen", "eager")},
-    **{name: "plain" for name in ("zero1", "zero2", "zero3", "compiled", "compiled3", "pairs", "four", "nodes")},
+    **{name: "plain" for name in ("zero1", "zero2", "zero3", "compiled", "pairs", "four", "nodes")},
     "four_s2": "s2",
     "lora_one_two": "lora",
     "qlora_wider": "qlora4",
