@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 # Before anything imports torch: on small models threads only wait for each other, and processes already fill the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A million objects that the tests import stay; Python looks through them once, when all are there.
+gc.disable()
 
 LONGEST = (
     "training/test_sequence_parallel.py", "language/test_facts.py", "serving/test_serve.py",
@@ -28,6 +31,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
     assert all(path.exists() for path in order), "a name in LONGEST is no file"
     items.sort(key=lambda item: order.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
