@@ -106,7 +106,8 @@ def notes(results: Results) -> list[str]:
         *empty_blocks,
         f"{len(results.questions)} questions of {results.patients} patients, the same for every model; n is the number "
         "of questions in a row, several where its columns differ.",
-        f"In brackets: {percent} percentile bootstrap over patients, {settings.bootstrap} resamples.",
+        f"In brackets: {percent} bootstrap intervals over patients with the tails of Student's t, {settings.bootstrap} "
+        "resamples.",
         f"`*`: the displayed value differs from {results.label(results.principal)}'s. Two-sided permutation test that "
         f"exchanges the two models' answers patient by patient, {settings.permutations:,} permutations, p < "
         f"{settings.alpha:g}, and the {percent} interval of the difference excludes 0; `(*)`: not after Holm's "
