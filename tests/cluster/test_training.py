@@ -140,17 +140,27 @@ SHORT = 6
 """Steps of the trainings whose layers run in another way."""
 
 
+@pytest.fixture(scope="session")
+def plain(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """Losses of one process with plain layers: of whole weights, and of adapters."""
+    folder = tmp_path_factory.mktemp("plain")
+    short = {"steps": SHORT, "global_batch": BATCH}
+    runs = [tiny.run(folder / "whole", inputs, **short), tiny.run(folder / "lora", inputs, adapter=LORA, **short)]
+    toy.train(*runs, script=tiny.__file__)
+    return {name: toy.losses(folder / name) for name in ("whole", "lora")}
+
+
 @pytest.mark.parametrize("zero", [2, 3])
+@pytest.mark.parametrize("learns", ["whole", "lora"])
 def test_compiled_layers_and_adapters_on_two_nodes_equal_one_plain_process(
-    training: Site, inputs: Path, tmp_path: Path, zero: int
+    training: Site, inputs: Path, plain: dict[str, list[float]], healthy_nodes: None, learns: str, zero: int
 ) -> None:
-    """Compiled layers without adapters are tests/training's: two processes of one node run the same code."""
-    toy.train(tiny.run(tmp_path, inputs, steps=SHORT, global_batch=BATCH, adapter=LORA), script=tiny.__file__)
-    adapter = {f"adapter.{key}": value for key, value in LORA.items()}
-    layers = FUSED | ({"compiled": "auto"} if zero == 3 else {})
-    out = submit(training, inputs, f"lora-zero{zero}", zero=zero, steps=SHORT, **layers, **adapter)
-    ended(training, f"lora-zero{zero}")
-    assert toy.losses(out) == pytest.approx(toy.losses(tmp_path), abs=1e-5)
+    adapter = {f"adapter.{key}": value for key, value in LORA.items()} if learns == "lora" else {}
+    run = f"{learns}-zero{zero}"
+    layers = FUSED | ({"compiled": "auto"} if (learns, zero) == ("lora", 3) else {})
+    out = submit(training, inputs, run, zero=zero, steps=SHORT, **layers, **adapter)
+    ended(training, run)
+    assert toy.losses(out) == pytest.approx(plain[learns], abs=1e-5)
 
 
 def test_a_training_of_auto_settings_is_interrupted_and_equals_the_undisturbed_one(
