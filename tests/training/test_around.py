@@ -6,10 +6,12 @@ import json
 import socket
 
 import pytest
+import torch
 
 from lumen_hpc.config.schema import Train
 from lumen_hpc.distributed import Ranks, join
 from lumen_hpc.errors import UserError
+from lumen_hpc.training import health
 from lumen_hpc.training.health import Report, check_devices, fault_messages
 from lumen_hpc.training.journal import Journal
 from lumen_hpc.training.sizing import check_batch
@@ -37,6 +39,16 @@ def test_the_health_check_reports_and_names_what_is_bad(alone):
     assert fault_messages([*good, rank(7, 0, "RuntimeError: ECC")], min_share=0.5) == [
         "n1 (rank 7, H100): RuntimeError: ECC"
     ]
+
+
+def test_a_device_or_a_link_that_computes_something_wrong_is_named(alone, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(health.torch, "ones", lambda *size, **options: torch.full(size, 1.001))
+        with pytest.raises(RuntimeError, match=r"\(rank 0, cpu\): ArithmeticError: a product of ones is wrong"):
+            check_devices(Ranks(), size=64, megabytes=0.1)
+    monkeypatch.setattr(health.dist, "all_reduce", lambda tensor: None)
+    with pytest.raises(ArithmeticError, match=r"an all-reduce of ones gave 1\.0, not 2"):
+        check_devices(Ranks(world_size=2), size=64, megabytes=0.1)
 
 
 def test_the_journal_is_cut_back_to_the_step_that_is_gone_on_from(tmp_path):

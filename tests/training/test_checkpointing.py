@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
+import json
 import logging
 import os
 import random
@@ -261,3 +263,39 @@ def test_rotation_leaves_every_folder_that_is_not_step_and_digits(kept, tmp_path
     kept.finish()
     assert (own / MARKER).is_file() and not (folder / "step-000003").exists()
     assert kept.latest().step == 12 and newest_checkpoint(folder).name == "step-000012"
+
+
+def test_a_checkpoint_of_which_a_rank_could_not_write_its_part_is_none(tmp_path):
+    checkpoints = Checkpoints(tmp_path, Ranks(world_size=2), keep=2)
+    staging = tmp_path / ".step-000003"
+    staging.mkdir()
+    for rank, part in enumerate(({"a": [1, "digest"]}, {})):
+        (staging / f"rank-{rank:05d}.json").write_text(json.dumps(part))
+    checkpoints._complete(staging, {})
+    assert newest_checkpoint(tmp_path) is None and not (staging / MARKER).exists()
+
+
+def test_a_rank_that_fails_soon_stops_waiting_for_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpointing, "GRACE_S", 0.0)
+    checkpoints = Checkpoints(tmp_path, Ranks(world_size=2), keep=2)
+    save(checkpoints, 3)
+    checkpoints.abandon()
+    with pytest.raises(UserError, match="rank-00001 did not write their part in time"):
+        checkpoints.finish()
+
+
+def test_generators_of_another_number_of_ranks_are_left_alone(kept):
+    save(kept, 3)
+    kept.finish()
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    kept.rng(dataclasses.replace(kept.latest(), world_size=2))
+    assert random.random() == expected
+
+
+def test_the_newest_checkpoint_is_that_of_the_largest_step(tmp_path):
+    for step in ("999999", "1000000"):
+        (tmp_path / f"step-{step}").mkdir()
+        (tmp_path / f"step-{step}" / MARKER).touch()
+    assert newest_checkpoint(tmp_path).name == "step-1000000"

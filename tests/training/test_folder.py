@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from lumen_hpc import nvila
+from lumen_hpc.config.schema import Train
 from lumen_hpc.errors import UserError
-from lumen_hpc.training.folder import RESULTS, finished_steps, set_aside
+from lumen_hpc.nvila.tiny import make_tiny
+from lumen_hpc.training.folder import RESULTS, fingerprint_of, finished_steps, set_aside
 
 
 @pytest.mark.parametrize("renames", range(len(RESULTS)))
@@ -57,3 +61,26 @@ def test_a_summary_that_lacks_something_is_of_no_finished_training(tmp_path, con
     assert finished_steps(tmp_path, {}) == 0
     (tmp_path / "finished.json").write_text('{"fingerprint": {}, "step": 4}')
     assert finished_steps(tmp_path, {}) == 4
+    assert finished_steps(tmp_path, {"seed": 1}) == 0
+    (tmp_path / "final" / "complete.json").unlink()
+    assert finished_steps(tmp_path, {}) == 0
+
+
+def test_the_fingerprint_is_of_what_determines_the_result_alone(tmp_path):
+    base = nvila.save(make_tiny(["is there edema?"]), tmp_path / "base")
+    copy = shutil.copytree(base, tmp_path / "copy")
+    fingerprint = fingerprint_of(Train(), "hash", base, 0)
+    assert fingerprint_of(Train(base=str(copy), workers=9, checkpoint_every=7), "hash", copy, 0) == fingerprint
+    others = [
+        fingerprint_of(Train(learning_rate=1.0), "hash", base, 0),
+        fingerprint_of(Train(), "other", base, 0),
+        fingerprint_of(Train(), "hash", base, 1),
+    ]
+    for name in ("llm/config.json", "llm/model.safetensors"):
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content + b" ")
+        others.append(fingerprint_of(Train(), "hash", copy, 0))
+        (copy / name).write_bytes(content)
+    (copy / "config.json").write_bytes((copy / "config.json").read_bytes().replace(b"\n", b" ", 1))
+    others.append(fingerprint_of(Train(), "hash", copy, 0))  # of the same size
+    assert fingerprint not in others

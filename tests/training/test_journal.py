@@ -47,3 +47,19 @@ def test_a_whole_journal_is_cut_in_silence(tmp_path, caplog):
     Journal(tmp_path, step=5).close()
     Journal(tmp_path, step=0).close()
     assert not caplog.records
+
+
+def test_a_measure_that_comes_later_is_added_to_the_last_row_before_its_times(tmp_path):
+    journal = Journal(tmp_path, step=0)
+    for step in (1, 2):
+        journal.write_step(step, ["a"], {"loss": 1.0}, {"seconds": 2.0})
+    assert journal.lacks("validation_loss")
+    journal.amend({"validation_loss": 3.0})
+    assert not journal.lacks("validation_loss")
+    journal.write_step(3, ["b"], {"loss": 0.5}, {"seconds": 1.0})
+    journal.close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [
+        '{"step": 1, "loss": 1.0, "timing": {"seconds": 2.0}}',
+        '{"step": 2, "loss": 1.0, "validation_loss": 3.0, "timing": {"seconds": 2.0}}',
+        '{"step": 3, "loss": 0.5, "timing": {"seconds": 1.0}}',
+    ]
