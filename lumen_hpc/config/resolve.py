@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lumen_hpc.config import profile as profiles
 from lumen_hpc.config import run_record
 from lumen_hpc.config.config_file import require_complete
-from lumen_hpc.config.merge import merge
+from lumen_hpc.config.merge import RENAMED, merge
 from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.profile_checks import require_no_secret, require_usable
 from lumen_hpc.config.request import VERB_SETTINGS, Request, last_value, read_words
@@ -67,7 +67,7 @@ def resolve(arguments: list[str]) -> Request:
     request.recipe = request.recipe or (
         continued.recipe if continued else _profile_text(profile_yaml, "recipe") or DEFAULT_RECIPE
     )
-    given_values = continued.given if continued else {}
+    given_values = _earlier_values(continued) if continued else {}
 
     limits: list[tuple[str, Any]] = []
     if config is not None:
@@ -171,6 +171,13 @@ def _profile_text(values: DictConfig, key: str) -> str:
         return str(getattr(merge(Profile, [("profile", values)]), key))
 
 
+def _earlier_values(record: RunRecord) -> dict[str, Any]:
+    """Settings of earlier command lines; where an older version kept no list, all that differ from the recipe."""
+    return (
+        _differences_from_base(record.recipe, record.profile, record.settings) if record.given is None else record.given
+    )
+
+
 def _differences_from_base(recipe: str, profile: str, settings: Any) -> dict[str, Any]:
     """The values in which whole settings differ from what a recipe and a profile make today."""
     try:
@@ -216,9 +223,10 @@ def _final_values(settings: Settings, command_settings: DictConfig, whole_mappin
     """
     final_values = {}
     for key, value in _leaves(command_settings):
+        key = RENAMED.get(key, key)
         mapping = key.rpartition(".")[0]
         key = mapping if mapping in whole_mappings else key
-        if not key.startswith("serve."):
+        if key and not key.startswith("serve."):
             final_values[key] = run_record.value_at(settings, key, value)
     return final_values
 

@@ -37,8 +37,8 @@ class RunRecord:
     """Its name, or its path."""
     settings: dict[str, Any]
     """Every setting, resolved."""
-    given: dict[str, Any]
-    """What command lines gave, by dotted key."""
+    given: dict[str, Any] | None
+    """What command lines gave, by dotted key; None where an older version wrote the file."""
 
 
 def settings_file(folder: Path) -> Path | None:
@@ -65,7 +65,7 @@ def read(folder: Path) -> RunRecord | None:
             str(config["recipe"]),
             str(config["profile"]["name"]),
             config["settings"],
-            config["given"],
+            config.get("given"),
         )
     except (yaml.YAMLError, KeyError, TypeError, AttributeError, OSError, ValueError):
         raise UserError(f"{path}: not a config.yaml of a run; restore it, or choose another run=NAME") from None

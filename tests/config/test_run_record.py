@@ -79,6 +79,14 @@ def test_a_dollar_in_a_value_is_no_reference_in_the_next_command(words: list[str
     assert resolve(words).settings == first.settings
 
 
+def test_a_file_of_an_older_version_keeps_all_that_its_recipe_does_not_say(words: list[str]) -> None:
+    first = submitted([*words, "train.steps=9"])
+    path = first.folder / "config.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("given:", "unknown:"))
+    assert resolve(words).settings == first.settings
+
+
 def test_a_repeated_config_is_remembered_by_its_new_run(words: list[str], tmp_path: Path) -> None:
     first = submitted([*words, "train.steps=9"])
     other = [f"runs={tmp_path / 'runs'}", "run=second"]
