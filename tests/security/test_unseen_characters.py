@@ -131,7 +131,7 @@ def test_the_page_beside_the_server_shows_none(pieces):
     asked = page.PageQuestion("diagnostic", "what?", {"main": "data:image/png;base64,"})
 
     async def lines() -> list[dict]:
-        return [json.loads(line) async for line in page._stream_answer(Model(pieces), "lumen", asked, 8)]
+        return [json.loads(line) async for line in page._stream_answer(Model(pieces), "lumen", asked, 8, ())]
 
     shown = asyncio.run(lines())
     assert attacked("".join(line.get("text", "") for line in shown)) == []
