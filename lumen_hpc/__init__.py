@@ -11,7 +11,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     """Imports `open_run` when it is first asked for: a login node has no pandas."""
     if name == "open_run":
-        from lumen_hpc.analysis import open_run
-
+        try:
+            from lumen_hpc.analysis import open_run
+        except ModuleNotFoundError as missing:
+            extra = "reading a run takes the extra `stages`: pip install '.[stages]' in a checkout"
+            raise ModuleNotFoundError(f"{missing}; {extra}", name=missing.name) from missing
         return open_run
     raise AttributeError(f"module 'lumen_hpc' has no attribute '{name}'")

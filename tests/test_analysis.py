@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,10 @@ def test_a_training_under_way_and_those_of_further_seeds_are_read(folder: Path):
     training = lumen_hpc.open_run(folder).training
     assert training.groupby("model").size().to_dict() == {"lumen": 3, "lumen@1": 2}
     assert set(training["timing.seconds"]) == {1.0}
+
+
+def test_an_installation_without_the_stages_is_told_which_extra_reads_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    monkeypatch.delitem(sys.modules, "lumen_hpc.analysis")
+    with pytest.raises(ModuleNotFoundError, match=r"duckdb.*pip install '\.\[stages\]'"):
+        lumen_hpc.open_run("runs/demo")
