@@ -147,7 +147,6 @@ def _page(task: Task, address: Address, line: tuple[str, ...]) -> Iterator[Addre
     """
     from dataclasses import replace
 
-    from lumen_hpc.data.findings_line import FINDINGS
     from lumen_hpc.serving import page, supervisor
 
     settings = task.settings.serve
@@ -158,7 +157,7 @@ def _page(task: Task, address: Address, line: tuple[str, ...]) -> Iterator[Addre
     longest = task.settings.predict.max_new_tokens
     app = page.application(
         address.url, address.key, key, address.model,
-        answer_tokens=longest, line=line or FINDINGS, experts=_experts(task),
+        answer_tokens=longest, line=line, experts=_experts(task),
     )  # fmt: skip
     with supervisor.listen(address.host, settings.page_port, "serve.page_port") as listener, page.serve(app, listener):
         yield replace(address, page=f"http://{address.host}:{listener.getsockname()[1]}/{key}/")

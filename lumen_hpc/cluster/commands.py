@@ -237,8 +237,7 @@ def status(request: Request, pipeline: Pipeline) -> int:
     owner, queue_known = user_name(run.folder.stat().st_uid), True
     if request.watch:
         run = dataclasses.replace(run, verified_lines={})
-        query = lambda: of_stage(run_status.read(run, pipeline.stages))  # noqa: E731
-        step_statuses = status_table.watch(run, query, _console())
+        step_statuses = status_table.watch(run, lambda: of_stage(run_status.read(run, pipeline.stages)), _console())
     else:
         step_statuses, queue_known = _known_status(run, pipeline)
         step_statuses = of_stage(step_statuses)

@@ -110,14 +110,15 @@ def join(line: str, sentence: str) -> str:
     return line + SEPARATOR + sentence
 
 
-def strip(answer: str, names: Sequence[str] = FINDINGS) -> str:
+def strip(answer: str, names: Sequence[str] = ()) -> str:
     """The answer without its findings line; an answer without one is returned unchanged.
 
+    `names`: the findings of the line; empty where a model notes none, which means the phantoms'.
     Only a line that a model was trained to write is taken off: every one of `names` in its order, each with a few words
     and an outcome. A word too many is forgiven; `the edema is worse; the effusion is new` is an answer and stays.
     """
     line, separator, sentence = answer.partition(";")
-    return sentence.lstrip() if separator and _line_pattern(tuple(names)).fullmatch(line) else answer
+    return sentence.lstrip() if separator and _line_pattern(tuple(names or FINDINGS)).fullmatch(line) else answer
 
 
 def parse(answer: str, names: Sequence[str] = FINDINGS) -> tuple[Entry, ...] | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from lumen_hpc import nvila
-from lumen_hpc.data.findings_line import FINDINGS, strip
+from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.errors import UserError
 from lumen_hpc.nvila.generate import stop_ids
@@ -106,7 +106,7 @@ class TrainedModel:
         record = {"images": question.pictures, "conversations": [{"from": "human", "value": text}]}
         inputs = self.nvila.preprocess([record], generation=True, inline=True)
         [answer] = self.nvila.generate(inputs, max_new_tokens=self._max_new_tokens)
-        reply_text = strip(answer.text, self.nvila.config.prompt_form.line or FINDINGS)
+        reply_text = strip(answer.text, self.nvila.config.prompt_form.line)
         cut = answer.ids[-1] not in stop_ids(self.nvila)
         return Reply(reply_text, answer.text[: len(answer.text) - len(reply_text)].rstrip(" ;"), text, cut)
 

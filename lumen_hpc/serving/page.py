@@ -27,7 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from lumen_hpc.data.findings_line import FINDINGS, strip
+from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.data.phantom_questions import DIFFERENCE
 from lumen_hpc.errors import UserError
@@ -127,7 +127,7 @@ def application(
     model: str,
     *,
     answer_tokens: int = 256,
-    line: Sequence[str] = FINDINGS,
+    line: Sequence[str] = (),
     experts: Callable[[bytes], str] | None = None,
 ) -> Starlette:
     """The page's web application.

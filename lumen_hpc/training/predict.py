@@ -15,7 +15,7 @@ import torch
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Predict
 from lumen_hpc.data import leaks, perturbations, probes
-from lumen_hpc.data.findings_line import FINDINGS, strip
+from lumen_hpc.data.findings_line import strip
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
 from lumen_hpc.nvila.checkpoint import read_files
@@ -179,7 +179,7 @@ class Predictor:
 
     def _row(self, fitted: FittedRecord, generation: Answer, seconds: float) -> Row:
         meta = fitted.record["meta"]
-        answer = strip(generation.text, meta.get("line", FINDINGS))
+        answer = strip(generation.text, meta.get("line", ()))
         row = {
             "question_id": meta["question_id"],
             "model": self._name,
