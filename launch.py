@@ -13,7 +13,6 @@ Exit codes: 0 done, 1 a run failed, 2 the command or its settings are wrong.
 
 from __future__ import annotations
 
-import errno
 import gc
 import os
 import signal
@@ -21,98 +20,53 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # under -I and -P too: never another, installed copy
 
+from lumen_hpc.cluster import command_errors
 from lumen_hpc.errors import UserError, raise_interrupts
-from lumen_hpc.plain_text import visible
-
-OLDEST = (3, 11)
-PATH_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
-CLOSED = (errno.EACCES, errno.EROFS)
-FIXES = {
-    **dict.fromkeys(PATH_ERRORS, "give another path"),
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space or choose runs=FOLDER"),
-    **dict.fromkeys(CLOSED, "choose another folder, by runs=FOLDER, or for weights profile.cache=FOLDER"),
-    errno.EFBIG: "ulimit -f unlimited (ulimit -f limits files here)",
-}
-"""What to do about errors of a disk, by number; any other is a defect."""
 
 
 def main(arguments: list[str]) -> int:
     """Parses a command line and carries it out; returns the exit code."""
+    workplace = command_errors.Workplace()
     try:
-        code = _main(arguments)
+        try:
+            code = _carry_out(arguments, workplace)
+        except (Exception, KeyboardInterrupt) as error:
+            code = command_errors.exit_code(error, workplace)
         sys.stdout.flush()
         return code
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EDQUOT):
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again at its end
-        if error.errno != errno.EPIPE:  # when the reader, such as head, has ended
-            print(f"lumen: the output cannot be written: {error.strerror}", file=sys.stderr)
-        return 1
-    except ImportError as error:
-        if error.name and error.name.split(".")[0] in ("lumen_hpc", "jobs") and sys.version_info >= OLDEST:
-            raise
-        old = f", and it is Python {sys.version.split()[0]}, not 3.11 or newer" * (sys.version_info < OLDEST)
-        print(
-            f"lumen: {sys.executable} lacks a package that this command needs ({error}){old}; `make setup` makes an "
-            "environment: then .venv/bin/python launch.py …",
-            file=sys.stderr,
-        )
-        return 2
+        return command_errors.lost_output(error)
 
 
-def _main(arguments: list[str]) -> int:
+def _carry_out(arguments: list[str], workplace: command_errors.Workplace) -> int:
     if {"-h", "--help", "help"} & set(arguments) or not arguments:
         from lumen_hpc.cluster import commands
         from lumen_hpc.config.request import VERBS
 
         commands.print_help(__doc__ or "", next((word for word in arguments if word in VERBS), ""))
         return 0
-    where, writes = "the run's folder", False
-    try:
-        _require_working_folder()
-        from jobs import PIPELINE
-        from lumen_hpc.cluster import commands, environment
-        from lumen_hpc.config.resolve import resolve
-        from lumen_hpc.config.sweep import points
+    _require_working_folder()
+    from jobs import PIPELINE
+    from lumen_hpc.cluster import commands, environment
+    from lumen_hpc.config.resolve import resolve
+    from lumen_hpc.config.sweep import points
 
-        if swept := points(arguments):
-            from lumen_hpc.cluster import sweep
+    if swept := points(arguments):
+        from lumen_hpc.cluster import sweep
 
-            environment.drop(report=True)
-            writes = True
-            raise_interrupts()
-            return sweep.submit(swept, PIPELINE)
-        request = resolve(arguments)
-        where, writes = str(request.folder), request.verb == "submit" and not request.dry_run
-        on_slurm = request.verb != "submit" or request.profile.executor == "slurm"
-        if on_slurm and request.verb not in ("ask", "compare"):  # which run here, within an allocation perhaps
-            environment.drop(report=request.verb == "submit")
-        if request.verb != "ask":  # which has torch to load
-            raise_interrupts()
-        return getattr(commands, request.verb)(request, PIPELINE)
-    except UserError as error:
-        print(f"lumen: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "home directory" not in str(error):  # pathlib's, of a path with ~
-            raise
-        why = "a folder begins with ~, and this user has no home folder here, or with ~NAME, and nobody has that name"
-        print(f"lumen: {why}; set HOME, or give whole paths (profile.cache=FOLDER)", file=sys.stderr)
-        return 2
-    except OSError as error:
-        if error.errno not in FIXES:
-            raise
-        where = where if writes or error.filename else f"the output, or {where}"
-        place = (
-            visible(str(error.filename))[:200] if error.errno in (*PATH_ERRORS, *CLOSED) and error.filename else where
-        )
-        print(f"lumen: {place}: {error.strerror}; {FIXES[error.errno]}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        kept = "; finished shards are kept; the same command continues" if writes else ""
-        print(f"lumen: interrupted{kept}", file=sys.stderr)
-        return 130
+        environment.drop(report=True)
+        workplace.folder, workplace.writes = "the folder of a run", True
+        raise_interrupts()
+        return sweep.submit(swept, PIPELINE)
+    request = resolve(arguments)
+    workplace.folder = str(request.folder)
+    workplace.writes = request.verb == "submit" and not request.dry_run
+    on_slurm = request.verb != "submit" or request.profile.executor == "slurm"
+    if on_slurm and request.verb not in ("ask", "compare"):  # which run here, within an allocation perhaps
+        environment.drop(report=request.verb == "submit")
+    if request.verb != "ask":  # which has torch to load
+        raise_interrupts()
+    return getattr(commands, request.verb)(request, PIPELINE)
 
 
 def _require_working_folder() -> None:

@@ -1,0 +1,88 @@
+"""What ends a command early, as its user sees it: one line instead of a traceback, and an exit code.
+
+Everything else is a defect and keeps its traceback. launch.py imports this first, so it takes nothing that an old
+Python or an empty environment lacks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from lumen_hpc.errors import UserError
+from lumen_hpc.plain_text import visible
+
+OLDEST = (3, 11)
+"""The oldest Python that the suite runs on."""
+PATH_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+CLOSED = (errno.EACCES, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FIXES = {
+    **dict.fromkeys(PATH_ERRORS, "give another path"),
+    **dict.fromkeys(FULL, "free some space or choose runs=FOLDER"),
+    **dict.fromkeys(CLOSED, "choose another folder, by runs=FOLDER, or for weights profile.cache=FOLDER"),
+    errno.EFBIG: "ulimit -f unlimited (ulimit -f limits files here)",
+}
+"""What to do about errors of a disk, by number; any other is a defect."""
+
+
+class Workplace:
+    """Where a command works, once that is known: messages name it."""
+
+    folder = ""
+    writes = False
+    """Whether the command changes that folder."""
+
+
+def exit_code(error: BaseException, workplace: Workplace) -> int:
+    """Prints what ended a command and returns its exit code; raises a defect again. Call it from an `except`."""
+    if isinstance(error, UserError):
+        message = str(error)
+    elif isinstance(error, KeyboardInterrupt):
+        message = "interrupted" + "; finished shards are kept; the same command continues" * workplace.writes
+    elif isinstance(error, ImportError) and not _is_own(error):
+        message = _missing_package(error)
+    elif isinstance(error, OSError) and error.errno in FIXES and (error.filename or workplace.folder):
+        message = _disk(error, workplace)
+    elif isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of a path with ~
+        message = (
+            "a folder begins with ~, and this user has no home folder here, or with ~NAME, and nobody has that name; "
+            "set HOME, or give whole paths (profile.cache=FOLDER)"
+        )
+    else:
+        raise
+    print(f"lumen: {visible(message)}", file=sys.stderr)
+    return 130 if isinstance(error, KeyboardInterrupt) else 2
+
+
+def lost_output(error: OSError) -> int:
+    """The exit code of a command whose output has no reader any more, such as head, or no space; raises a defect."""
+    if error.errno not in (errno.EPIPE, *FULL):
+        raise
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again at its end
+    if error.errno != errno.EPIPE:
+        print(f"lumen: the output cannot be written: {error.strerror}", file=sys.stderr)
+    return 1
+
+
+def _is_own(error: ImportError) -> bool:
+    """Whether a module of the project itself is missing, on a Python that could import it."""
+    return (error.name or "").split(".")[0] in ("lumen_hpc", "jobs") and sys.version_info >= OLDEST
+
+
+def _missing_package(error: ImportError) -> str:
+    old = f", and it is Python {sys.version.split()[0]}, not 3.11 or newer" * (sys.version_info < OLDEST)
+    return (
+        f"{sys.executable} lacks a package that this command needs ({error}){old}; `make setup` makes an environment: "
+        "then .venv/bin/python launch.py …"
+    )
+
+
+def _disk(error: OSError, workplace: Workplace) -> str:
+    place = workplace.folder or "the run's folder"
+    if error.filename and error.errno in (*PATH_ERRORS, *CLOSED):
+        place = str(error.filename)[:200]
+    elif not error.filename and not workplace.writes:
+        place = f"the output, or {place}"
+    return f"{place}: {error.strerror}; {FIXES[error.errno or 0]}"
