@@ -31,12 +31,15 @@ SETUP_GUARD = """\
 lumen_end() { echo "lumen: a line of the setup $2 (exit $1): $lumen_line"; lumen_line=; exit 1; }
 lumen_require() { [ "$1" -eq 0 ] || lumen_end "$1" failed; }
 trap 'lumen_code=$?; [ "${#BASH_SOURCE[@]}" -gt 1 ] || lumen_require "$lumen_code"' ERR
-trap 'lumen_code=$?; [ -z "$lumen_line" ] || lumen_end "$lumen_code" "ended the job"' EXIT"""
+trap 'lumen_code=$?; [ -z "$lumen_line" ] || lumen_end "$lumen_code" "ended the job"' EXIT
+lumen_silent='^exec +[^0-9<>{]|^set( -[a-zA-Z]+)* -[a-zA-Z]*(n|o noexec)|^shopt .*noexec'
+trap '[[ ! $BASH_COMMAND =~ $lumen_silent ]] || lumen_end 0 "would end the job"' DEBUG"""
 """Ends a job at the first command of a setup line that fails, and at a line that does; not within what it sources.
 
-A line that exits would end the job as a success without work, and its gate too, which would let others start.
+A line that exits would end the job as a success without work, and its gate too, which would let others start. After an
+`exec` of a program and a `set -n` no trap is run, so these two are refused before.
 """
-END_OF_SETUP = "trap - ERR; set +eu; lumen_line="
+END_OF_SETUP = "trap - ERR DEBUG; set +eu; lumen_line="
 """After the setup, whose lines may have set options of the shell."""
 MODULE_LOADER = """\
 type module >/dev/null 2>&1 || for file in "${MODULESHOME:-/none}/init/bash" "${LMOD_PKG:-/none}/init/bash" \\
@@ -237,7 +240,7 @@ def _preamble(profile: Profile, resources: Resources, folders: JobFolders) -> li
     variables = {"OMP_NUM_THREADS": str(resources.cpus), **profile.environment, "LUMEN_SUBMISSION": folders.submission}
     lines += [f"export {key}={_quote_for_node(value)}" for key, value in variables.items()]
     if profile.scratch:
-        lines.append(f"export LUMEN_SCRATCH={profile.scratch}")
+        lines.append(f"export LUMEN_SCRATCH={_quote_for_node(profile.scratch)}")
     for line in profile.setup:
         lines += _guarded_lines(line, f"profile.setup: {'; '.join(line.splitlines())}")
     if profile.modules or profile.setup:

@@ -136,7 +136,7 @@ def _use_scratch(setting: str) -> None:
     """Points temporary files and compile caches at the profile's scratch folder, on every node of the job."""
     if not setting:
         return
-    folder = os.environ.get("LUMEN_SCRATCH", "")
+    folder = os.environ["LUMEN_SCRATCH"] = os.path.expanduser(os.environ.get("LUMEN_SCRATCH", ""))
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder or "/nowhere"):

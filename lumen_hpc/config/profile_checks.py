@@ -68,7 +68,11 @@ def require_usable(profile: Profile, *sources: DictConfig) -> None:
 
 
 def _check_folders(profile: Profile) -> None:
-    """Refuses an empty folder of runs or weights, which would be the working directory."""
+    """Refuses an empty folder of runs or weights, which would be the working directory, and a command in `scratch`."""
+    if found := re.search(r"\$\(.*|`.*", profile.scratch):
+        raise UserError(
+            f"profile.scratch={profile.scratch}: {found[0]}: the node reads variables alone; name one of them"
+        )
     for key in ("runs", "cache"):
         if not getattr(profile, key):
             raise UserError(

@@ -313,6 +313,63 @@ def test_what_the_shell_says_about_python_and_threads_does_not_reach_a_job(tmp_p
     assert "nowhere" not in done.stdout
 
 
+def run_setup(tmp_path: Path, **changed: object) -> subprocess.CompletedProcess[str]:
+    """What the script of a job prints that sees this of a profile; its own command prints the scratch folder."""
+    profile = replace(resolve(["stage=full", "profile=h100"]).profile, **changed)
+    script = sbatch.text(profile, Step(stage("first")), sbatch.JobFolders(tmp_path, tmp_path / "code", "0001"), [0])
+    command = script.splitlines()[-1]
+    script = script.replace(command, 'echo "the work, in $LUMEN_SCRATCH"')
+    env = {"PATH": os.environ["PATH"], "MY_DISK": "/local/a b"}
+    return subprocess.run(["bash", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["exec true", "[ -n x ] && exec /bin/true", "true; exec -a other true", "set -n", "set -e -un", "set -o noexec"],
+)
+def test_a_setup_line_that_would_end_the_job_as_a_success_is_named(tmp_path: Path, line: str):
+    """Bash runs no EXIT trap after these: job and gate would succeed without work."""
+    done = run_setup(tmp_path, setup=["true", line])
+    assert done.returncode == 1, done.stdout
+    assert done.stdout == f"lumen: a line of the setup would end the job (exit 0): profile.setup: {line}\n"
+
+
+def test_a_setup_line_that_fails_is_named_with_its_exit_code(tmp_path: Path):
+    done = run_setup(tmp_path, setup=["true", "(exit 7); echo not reached", "true"])
+    assert (done.returncode, done.stdout) == (
+        1, "lumen: a line of the setup failed (exit 7): profile.setup: (exit 7); echo not reached\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "exec 2> log", "exec 3>&1", "exec > >(cat)", "(exec false) || true", "x=$(exec echo 1)",
+        "echo 'exec true' > log", "set -euo pipefail", "set -- -n noexec", "trap 'echo > log' EXIT",
+    ],
+)  # fmt: skip
+def test_a_setup_line_that_ends_nothing_is_run(tmp_path: Path, line: str):
+    done = run_setup(tmp_path, setup=[line])
+    assert (done.returncode, done.stdout) == (0, "the work, in \n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("scratch", "expected"),
+    [
+        ("/my disk/x;y", "/my disk/x;y"),
+        ("$MY_DISK/${NONE}x", "/local/a b/x"),
+        ("${NONE:-/tmp}/$MY_DISK", "/tmp//local/a b"),
+    ],
+)
+def test_scratch_is_the_whole_folder_with_the_nodes_variables(tmp_path: Path, scratch: str, expected: str):
+    assert run_setup(tmp_path, scratch=scratch).stdout == f"the work, in {expected}\n"
+
+
+def test_a_command_in_scratch_is_refused():
+    with pytest.raises(UserError, match=r"profile\.scratch=\$\(mktemp -d\): \$\(mktemp -d\): the node reads variables"):
+        resolve(["stage=full", "profile=h100", "profile.scratch=$(mktemp -d)"])
+
+
 def test_packages_in_the_users_home_do_not_shadow_a_containers():
     profile = resolve(["stage=full", "profile=h100"]).profile
     container = Container(kind="pyxis", image="/images/lumen.sqsh")
