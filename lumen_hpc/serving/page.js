@@ -16,13 +16,17 @@ class Radiograph {
       this[part].addEventListener("input", () => this.draw());
     }
     root.querySelector(".reset").addEventListener("click", () => this.reset());
-    root.querySelector("input[type=file]").addEventListener("change", (event) => this.take(event.target.files[0]));
+    this.input = root.querySelector("input[type=file]");
+    this.input.addEventListener("change", () => this.take(this.input.files[0]));
     root.addEventListener("dragover", (event) => { event.preventDefault(); root.classList.add("over"); });
     root.addEventListener("dragleave", () => root.classList.remove("over"));
     root.addEventListener("drop", (event) => {
       event.preventDefault();
       root.classList.remove("over");
-      this.take(event.dataTransfer.files[0]);
+      const { files } = event.dataTransfer;
+      if (files.length !== 1) return fault(`drop one file on it, a JPG, PNG or DICOM: ${files.length} were dropped`);
+      this.input.files = files;
+      this.take(files[0]);
     });
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     this.canvas.addEventListener("pointermove", (event) => {
@@ -42,22 +46,17 @@ class Radiograph {
     fault("");
     const turn = this.turn = (this.turn || 0) + 1;
     this.clear(); // else a question asked before this file is read, or after it is refused, would be about the last one
-    let reply, picture;
+    let picture, image;
     try {
-      reply = await fetch("picture", { method: "POST", body: file });
-      picture = await reply.json();
-    } catch {
-      return fault(`${file.name}: ${NO_REPLY}`);
+      picture = await decoded(file);
+      image = await shown(picture);
+    } catch (error) {
+      if (turn !== this.turn) return; // another file was chosen meanwhile
+      this.input.value = ""; // else the same file, chosen again, is no change
+      return fault(`${file.name}: ${error.message}`);
     }
-    if (turn !== this.turn) return; // another file was chosen meanwhile
-    if (!reply.ok) return fault(`${file.name}: ${picture.error}`);
-    const image = new Image();
-    image.src = picture.url;
-    try {
-      await image.decode();
-    } catch {
-      return fault(`${file.name}: this browser cannot show an image of ${picture.width} × ${picture.height} px`);
-    }
+    if (turn !== this.turn) return;
+    this.file = file.name;
     this.url = picture.url;
     this.taken = picture.taken;
     this.root.querySelector(".experts textarea").value = picture.experts || "";
@@ -125,6 +124,35 @@ class Radiograph {
   }
 }
 
+// What the server makes of a file; an Error says what is wrong with it.
+async function decoded(file) {
+  try {
+    await file.slice(0, 1).arrayBuffer();
+  } catch {
+    throw new Error("this browser cannot read it: choose a file, not a folder, and again if it has changed");
+  }
+  let reply, picture;
+  try {
+    reply = await fetch("picture", { method: "POST", body: file });
+    picture = await reply.json();
+  } catch {
+    throw new Error(NO_REPLY);
+  }
+  if (!reply.ok) throw new Error(picture.error);
+  return picture;
+}
+
+async function shown(picture) {
+  const image = new Image();
+  image.src = picture.url;
+  try {
+    await image.decode();
+  } catch {
+    throw new Error(`this browser cannot show an image of ${picture.width} × ${picture.height} px`);
+  }
+  return image;
+}
+
 const NO_REPLY = "the server does not answer any more", WAITING = "The model answers …";
 const CUT_OFF = "Broken off before its end.";
 const find = (id) => document.getElementById(id);
@@ -140,7 +168,15 @@ function fillInterval() {
   const days = bothDated ? String(Math.round((Date.parse(main.taken) - Date.parse(reference.taken)) / 86400000)) : "";
   if (bothDated || find("interval").value === filledDays) find("interval").value = days;
   filledDays = days;
+  checkOrder();
 }
+
+// An answer about a pair in the wrong order reads like any other.
+function checkOrder() {
+  const days = -Number(find("interval").value);
+  find("order").textContent = days > 0 ? `The earlier radiograph is ${days} ${days === 1 ? "day" : "days"} later than the other.` : "";
+}
+find("interval").addEventListener("input", checkOrder);
 
 let questions = {};
 const kind = () => document.querySelector("input[name=kind]:checked").value;
@@ -148,7 +184,8 @@ const kind = () => document.querySelector("input[name=kind]:checked").value;
 function listQuestions() {
   const list = find("questions");
   list.replaceChildren(...questions[kind()].map((text) => new Option(text, text)));
-  find("question").value = list.value;
+  const dataset = Object.values(questions).flat();
+  if (!find("question").value || dataset.includes(find("question").value)) find("question").value = list.value;
   for (const id of ["swapped", "same"]) find(id).disabled = kind() !== "difference";
 }
 
@@ -187,13 +224,14 @@ async function ask(order) {
     images: Object.fromEntries(Object.entries(pair).map(([name, radiograph]) => [name, radiograph.url || ""])),
     experts: Object.fromEntries(Object.entries(pair).map(([name, radiograph]) => [name, radiograph.experts])),
   };
+  const files = filesOf(pair);
   running = new AbortController();
   setBusy(true);
   let card = null;
   try {
     const reply = await fetch("ask", { method: "POST", body: JSON.stringify(body), signal: running.signal });
     if (!reply.ok) return fault((await reply.json()).error);
-    card = newCard(title, body.question.replaceAll("{days}", days.value));
+    card = newCard(title, files, fillIn(body.question, body.interval));
     for await (const event of events(reply.body)) {
       if (event.error) {
         fault(event.error);
@@ -217,6 +255,15 @@ async function ask(order) {
   }
 }
 
+// As `prediction_questions.fill_in` does.
+const fillIn = (question, days) => question.replaceAll("{days} days", days === 1 ? "1 day" : "{days} days").replaceAll("{days}", days);
+
+// Which files an answer is about: those on the page may be others by then.
+function filesOf({ reference, main }) {
+  const names = { diagnostic: [main.file], difference: [reference.file, main.file], prediction: [reference.file] };
+  return names[kind()].join(", then ");
+}
+
 function setBusy(on) {
   for (const id of ["ask", "swapped", "same"]) find(id).disabled = on || (id !== "ask" && kind() !== "difference");
   find("stop").hidden = !on;
@@ -236,9 +283,9 @@ async function* events(body) {
   }
 }
 
-function newCard(title, question) {
+function newCard(title, files, question) {
   const card = document.createElement("li");
-  for (const [tag, name, text] of [["h3", "title", title], ["p", "asked", question], ["p", "text", ""]]) {
+  for (const [tag, name, text] of [["h3", "title", title], ["p", "files", files], ["p", "asked", question], ["p", "text", ""]]) {
     const part = document.createElement(tag);
     part.className = name;
     part.textContent = text;

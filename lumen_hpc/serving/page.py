@@ -31,7 +31,7 @@ from lumen_hpc.data.findings_line import strip
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.data.phantom_questions import DIFFERENCE
 from lumen_hpc.errors import UserError
-from lumen_hpc.language.prediction_questions import templates
+from lumen_hpc.language.prediction_questions import fill_in, templates
 from lumen_hpc.plain_text import visible
 
 from .answer_facts import read_facts
@@ -102,8 +102,11 @@ class PageQuestion:
             raise UserError(f"a text of {length} characters is too long: at most {MAX_TEXT_LENGTH} are taken")
         require_words(self.question)
         require_days(self.interval)
-        if "{days}" in self.question and self.interval is None:
-            raise UserError("this question needs the days between the images")
+        if "{days}" in self.question:
+            if self.interval is None:
+                raise UserError("this question needs the days between the images")
+            if self.interval < 1:
+                raise UserError(f"this question is about later days, and {self.interval} are between the images")
         if missing_images := [name for name in IMAGES_OF_KIND[self.kind] if not self.images.get(name)]:
             names = {"reference": "the earlier radiograph", "main": "the radiograph"}
             raise UserError(f"{names[missing_images[0]]} is missing: this kind of question is about it")
@@ -111,7 +114,7 @@ class PageQuestion:
     def content(self) -> list[dict[str, Any]]:
         """The message's parts: the text of training with its `<image>` marks, then the images in that order."""
         studies = [{"study_id": name} for name in IMAGES_OF_KIND[self.kind]]
-        question_text = self.question.strip().replace("{days}", str(self.interval))
+        question_text = fill_in(self.question.strip(), self.interval or 0).replace("{days}", str(self.interval))
         question = {"type": self.kind, "interval_days": self.interval, "question": question_text}
         experts = {name: text.strip() for name, text in self.experts.items()}
         parts: list[dict[str, Any]] = [{"type": "text", "text": prompt(studies, question, experts)}]

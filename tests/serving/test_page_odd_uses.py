@@ -57,6 +57,102 @@ def test_a_file_dropped_beside_the_radiographs_leaves_the_page(browser_page):
 
 
 @needs_chromium
+@pytest.mark.parametrize("count", [0, 10])
+def test_a_drop_of_other_than_one_file_takes_none(browser_page, files, model, count):
+    load(browser_page, files)
+    browser_page.locator("[data-name=main]").evaluate(
+        """(root, count) => {
+            const dataTransfer = new DataTransfer();
+            for (let n = 0; n < count; n++) dataTransfer.items.add(new File(["x"], `${n}.png`));
+            root.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        count,
+    )
+    expect(browser_page.locator("#fault")).to_have_text(
+        f"drop one file on it, a JPG, PNG or DICOM: {count} were dropped"
+    )
+    expect(browser_page.locator("[data-name=main] .about")).to_contain_text("bright.jpg")
+
+
+@needs_chromium
+def test_a_file_that_failed_can_be_chosen_again(browser_page, files):
+    """A browser reports no change where the same file is chosen again, and calls a missing one a network error."""
+    main, fault = browser_page.locator("[data-name=main]"), browser_page.locator("#fault")
+    file = files / "late.jpg"
+    file.write_bytes(b"not yet")
+    main.locator("input[type=file]").set_input_files(file)
+    expect(fault).to_contain_text("late.jpg: the image cannot be read")
+    assert main.locator("input[type=file]").input_value() == ""
+    file.write_bytes((files / "bright.jpg").read_bytes())
+    main.locator("input[type=file]").set_input_files(file)
+    expect(main.locator(".about")).to_contain_text("late.jpg: 70 × 90 px")
+    file.unlink()
+    main.locator("input[type=file]").dispatch_event("change")
+    expect(fault).to_contain_text("late.jpg: this browser cannot read it: choose a file, not a folder")
+
+
+@needs_chromium
+def test_the_back_button_brings_nothing_of_the_last_images_back(browser_page, files):
+    """A browser fills forms in again: days between images that are there no more, and files' names without them."""
+    load(browser_page, files)
+    browser_page.locator("input[value=diagnostic]").check()
+    browser_page.goto("about:blank")
+    browser_page.go_back()
+    browser_page.locator("#questions option").first.wait_for(state="attached")
+    main = browser_page.locator("[data-name=main]")
+    assert browser_page.locator("#interval").input_value() == ""
+    assert main.locator("input[type=file]").input_value() == main.locator("textarea").input_value() == ""
+    load(browser_page, files)
+
+
+@needs_chromium
+def test_images_in_the_wrong_order_are_named(browser_page, files):
+    order = browser_page.locator("#order")
+    for name, file in (("reference", "bright.jpg"), ("main", "dark.dcm")):
+        browser_page.locator(f"[data-name={name}] input[type=file]").set_input_files(files / file)
+        browser_page.locator(f"[data-name={name}] .about", has_text=file).wait_for()
+    expect(order).to_have_text("The earlier radiograph is 7 days later than the other.")
+    browser_page.locator("#interval").fill("-1")
+    expect(order).to_have_text("The earlier radiograph is 1 day later than the other.")
+    browser_page.locator("#interval").fill("")
+    expect(order).to_be_empty()
+    load(browser_page, files)
+    expect(order).to_be_empty()
+
+
+@needs_chromium
+def test_an_answer_says_which_files_it_is_about(browser_page, files):
+    """Of a long session the answers are about images that are on the page no more."""
+    load(browser_page, files)
+    for count, (button, names) in enumerate(
+        {
+            "#ask": "dark.dcm, then bright.jpg",
+            "#swapped": "bright.jpg, then dark.dcm",
+            "#same": "dark.dcm, then dark.dcm",
+        }.items(),
+        1,
+    ):
+        browser_page.locator(button).click()
+        answered(browser_page, count)
+        assert browser_page.locator("#answers .files").first.inner_text() == names
+    for count, (kind, name) in enumerate({"diagnostic": "bright.jpg", "prediction": "dark.dcm"}.items(), 4):
+        browser_page.locator(f"input[value={kind}]").check()
+        browser_page.locator("#ask").click()
+        answered(browser_page, count)
+        assert browser_page.locator("#answers .files").first.inner_text() == name
+
+
+@needs_chromium
+def test_a_question_of_ones_own_stays_when_the_kind_changes(browser_page):
+    question = browser_page.locator("#question")
+    browser_page.locator("input[value=diagnostic]").check()
+    assert question.input_value() == page.QUESTIONS["diagnostic"][0]
+    question.fill("is the tube in place?")
+    browser_page.locator("input[value=difference]").check()
+    assert question.input_value() == "is the tube in place?"
+
+
+@needs_chromium
 def test_half_an_answer_is_not_shown_as_a_whole_one(browser_page, files, model):
     load(browser_page, files)
     card = browser_page.locator("#answers li").first
@@ -115,3 +211,12 @@ def test_more_days_than_a_life_has_are_refused(days):
 def test_days_of_another_type_are_refused(days):
     with pytest.raises(TypeError, match="of another type"):
         page.PageQuestion("prediction", "what?", {"reference": "data:,"}, {}, days)
+
+
+def test_a_prediction_is_asked_as_in_training():
+    asked = {"kind": "prediction", "question": "What in {days} days?", "images": {"reference": "data:,"}}
+    for days, words in ((1, "What in 1 day?"), (30, "What in 30 days?")):
+        assert page.PageQuestion(**asked, interval=days).content()[0]["text"].endswith(words)
+    for days in (0, -3):
+        with pytest.raises(UserError, match=f"about later days, and {days} are between"):
+            page.PageQuestion(**asked, interval=days)
