@@ -19,6 +19,7 @@ from lumen_hpc.distributed import Ranks, broadcast_json
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import sha256, write_json
 from lumen_hpc.nvila.checkpoint import read_files
+from lumen_hpc.nvila.tensors import sampled_digest
 from lumen_hpc.training import record_index
 
 log = logging.getLogger(__name__)
@@ -61,14 +62,13 @@ def records_hash(path: Path) -> str:
 
 
 def _identity(base: Path) -> str:
-    """A hash of the small files that `load` reads and of the names and sizes of the weights (which may be 15 GB)."""
+    """A hash of the small files that `load` reads, and of the beginning of every tensor (weights may be 15 GB)."""
     if not (base / "config.json").is_file():
         raise UserError(f"{base} has no config.json: give the folder of a pretrained NVILA as train.base")
     digest = hashlib.sha256()
     for path in read_files(base):
         digest.update(f"{path.relative_to(base)} {path.stat().st_size}\n".encode())
-        if path.suffix != ".safetensors":
-            digest.update(path.read_bytes())
+        digest.update(sampled_digest(path).encode() if path.suffix == ".safetensors" else path.read_bytes())
     return digest.hexdigest()
 
 
