@@ -104,9 +104,14 @@ COMPARISON_WORDS = re.compile(
 
 def _warnings(question: Question) -> Iterator[str]:
     """What whoever asks may not have meant; the question is answered all the same."""
+    from lumen_hpc.data.images import COLOURED, has_colours
+
     asks_future = "will" in question.text.casefold().split()
     if len(question.files) == 1 and COMPARISON_WORDS.search(question.text) and not asks_future:
         yield "the question seems to compare, and one image is given; reference=FILE is the earlier one"
+    for name, picture in zip(question.files, question.pictures, strict=True):
+        if has_colours(picture):
+            yield f"{name}: {COLOURED}"
     if len(question.files) == 2 and asks_future:
         yield "the question asks what will be, which is learned from one image: give the earlier one alone, image="
     if len(question.files) == 2:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from lumen_hpc.data.image_headers import (
 from lumen_hpc.data.resize import xrv_resize
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import open_regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MAX_FILE_BYTES = 1 << 29
 """Largest file of an image, four times the largest uncompressed radiograph."""
@@ -60,7 +63,7 @@ class Inspection(NamedTuple):
 
 BLANK = "every pixel has the same value: nothing is shown"
 FAINT = "BitsStored far above the highest value, so the image decodes dark"
-COLOURED = "the image has colours, of which the red channel alone is read"
+COLOURED = "the image has colours, which no radiograph has: NVILA sees them, experts the red channel alone"
 SEVERAL = "the file holds several pictures, of which the first is read"
 TRANSPARENT = "pixels are transparent, and are read as if they were not"
 OVERLAY = "bits above BitsStored are set (an overlay) and masked"
@@ -159,10 +162,7 @@ def _digest(pixels: np.ndarray) -> int:
 
 
 def _picture_warning(path: Path) -> str:
-    """A warning for a JPEG or PNG of which `decode` reads a part: one picture, one channel, not its transparency.
-
-    Channels of a lossy grey image differ a little.
-    """
+    """A warning for a JPEG or PNG of which `decode` reads a part: one picture, one channel, not its transparency."""
     from PIL import Image
 
     with Image.open(path, formats=["JPEG", "PNG"]) as image:
@@ -170,10 +170,15 @@ def _picture_warning(path: Path) -> str:
             return SEVERAL
         if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
             return TRANSPARENT
-        if image.mode in ("L", "LA"):
-            return ""
-        red, *other_channels = np.asarray(image.convert("RGB"), np.int16).transpose(2, 0, 1)
-    return COLOURED if any(np.abs(red - channel).max() > _GREY_TOLERANCE for channel in other_channels) else ""
+        return COLOURED if has_colours(image) else ""
+
+
+def has_colours(picture: Image.Image) -> bool:
+    """Whether a picture of 8 bits has colours: a chart, a photograph of a screen."""
+    if picture.mode in ("L", "LA"):
+        return False
+    red, *other_channels = np.asarray(picture.convert("RGB"), np.int16).transpose(2, 0, 1)
+    return any(bool(np.abs(red - channel).max() > _GREY_TOLERANCE) for channel in other_channels)
 
 
 def _pixel_warning(pixels: np.ndarray, bits: int) -> str:

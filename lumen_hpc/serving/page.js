@@ -68,7 +68,8 @@ class Radiograph {
     this.offscreen = offscreen;
     this.grey = context.getImageData(0, 0, offscreen.width, offscreen.height);
     const day = picture.taken ? `, taken ${picture.taken}` : "";
-    this.root.querySelector(".about").textContent = `${file.name}: ${picture.width} × ${picture.height} px${day}`;
+    const warning = picture.warning ? `; ${picture.warning}` : "";
+    this.root.querySelector(".about").textContent = `${file.name}: ${picture.width} × ${picture.height} px${day}${warning}`;
     this.canvas.setAttribute("aria-label", `${this.title}: ${file.name}${day}`);
     this.reset();
     this.changed();

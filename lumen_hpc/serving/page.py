@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lumen_hpc.data.findings_line import strip
+from lumen_hpc.data.images import COLOURED, has_colours
 from lumen_hpc.data.instructions import prompt
 from lumen_hpc.data.phantom_questions import DIFFERENCE
 from lumen_hpc.errors import UserError
@@ -257,7 +258,7 @@ async def _stream_answer(
 
 
 def decode_image(data: bytes) -> dict[str, Any]:
-    """An image file as the page shows and sends it: a PNG's data URL of 8 bits, its size, and the day it was taken.
+    """An image file as the page shows and sends it: a PNG's data URL of 8 bits, its size, its day and a warning.
 
     The same decoding as in training. Raises UserError for what cannot be read.
     """
@@ -265,7 +266,9 @@ def decode_image(data: bytes) -> dict[str, Any]:
     png = io.BytesIO()
     image.save(png, "PNG", compress_level=1)
     url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    return {"url": url, "width": image.width, "height": image.height, "taken": acquisition_day(data)}
+    warning = COLOURED if has_colours(image) else ""
+    size = {"width": image.width, "height": image.height}
+    return {"url": url, "taken": acquisition_day(data), "warning": warning, **size}
 
 
 class RequirePageKey:

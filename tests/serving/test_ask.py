@@ -201,12 +201,14 @@ def test_a_wrong_file_is_said_before_torch_is_loaded(made, tmp_path, words, mess
         (["image=0-main.png", "reference=0-reference.png", "days=-3", "what has changed?"],
          "the reference is 3 days later than the image"),
         (["image=0-main.png", "reference=0-reference.png", "what has changed?"], ""),
+        (["image=screen.png", "is there edema?"], "image: the image has colours, which no radiograph has"),
         (["image=0-main.png", "reference=0-reference.png", "What will have changed in 30 days?"],
          "give the earlier one alone"),
     ],
 )  # fmt: skip
 def test_what_may_not_be_meant_is_said_and_answered(made, monkeypatch, capsys, words, doubt):
     monkeypatch.chdir(made)
+    Image.new("RGB", (64, 64), (200, 90, 20)).save("screen.png")
     assert launch.main(["ask", "weights=base", "predict.max_new_tokens=1", *words]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lumen: ")]
     said.remove("lumen: the answer was cut after 1 tokens (predict.max_new_tokens)")

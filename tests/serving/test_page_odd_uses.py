@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 
+from lumen_hpc.data.images import COLOURED
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import page
 from tests.serving.pages import ANSWERS, answered, load, needs_chromium
@@ -89,6 +91,18 @@ def test_a_file_that_failed_can_be_chosen_again(browser_page, files):
     file.unlink()
     main.locator("input[type=file]").dispatch_event("change")
     expect(fault).to_contain_text("late.jpg: this browser cannot read it: choose a file, not a folder")
+
+
+@needs_chromium
+def test_a_photograph_of_a_screen_is_named_and_asked_about(browser_page, files, model):
+    load(browser_page, files)
+    Image.new("RGB", (64, 64), (200, 90, 20)).save(files / "screen.png")
+    browser_page.locator("[data-name=main] input[type=file]").set_input_files(files / "screen.png")
+    about = browser_page.locator("[data-name=main] .about")
+    expect(about).to_have_text(f"screen.png: 64 × 64 px; {COLOURED}")
+    browser_page.locator("#ask").click()
+    answered(browser_page, 1)
+    assert "colours" not in browser_page.locator("[data-name=reference] .about").inner_text()
 
 
 @needs_chromium
