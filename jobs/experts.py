@@ -34,7 +34,7 @@ STAGE = Stage(
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     """Loads the experts once; yields one prediction row for each study."""
     from lumen_hpc.data.records import Records
-    from lumen_hpc.experts.protocol import open_expert
+    from lumen_hpc.experts.protocol import open_expert, predict
 
     studies = Records(task.run.path("prepare") / "studies.jsonl")
     expert = open_expert(task.settings.experts, cache=task.run.profile.cache, pretrained=task.run.path("pretrain"))
@@ -42,6 +42,6 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
     def process(shard: Shard) -> Iterator[dict[str, Any]]:
         part = shard.span(len(studies))
         task.expected = len(part)
-        yield from expert.predict(studies[index] for index in part)
+        yield from predict(expert, [studies[index] for index in part])
 
     return process

@@ -9,7 +9,8 @@ import pytest
 
 from lumen_hpc import registry
 from lumen_hpc.config.schema import EngineSettings, Experts
-from lumen_hpc.experts.protocol import open_expert
+from lumen_hpc.errors import UserError
+from lumen_hpc.experts.protocol import open_expert, predict
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.grammar import GrammarEngine
 
@@ -39,6 +40,46 @@ def test_an_expert_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setitem(registry.EXPERTS, "constant", f"{__name__}:Constant")
     expert = open_expert(Experts(model="constant"), cache=str(tmp_path), pretrained=tmp_path)
     assert [row["pathologies"] for row in expert.predict([{"study_id": 1}])] == [{"Edema": 0.7}]
+
+
+STUDIES = [{"study_id": 1}, {"study_id": 2}]
+
+
+class Given:
+    """An expert whose rows are given, as those of a table made elsewhere."""
+
+    def __init__(self, *rows: dict) -> None:
+        self._rows = rows
+
+    def predict(self, studies) -> Iterator[dict]:
+        yield from self._rows
+
+
+def _row(study: int, **pathologies: float | None) -> dict:
+    return {"study_id": study, "expert": "given", "pathologies": pathologies}
+
+
+def test_rows_as_the_protocol_asks_are_taken():
+    rows = [_row(1, Edema=0), _row(2, Edema=1.0)]
+    assert list(predict(Given(*rows), STUDIES)) == rows
+    assert list(predict(Given(_row(1), _row(2)), STUDIES)) == [_row(1), _row(2)]  # experts.pathologies=[]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([_row(1, Edema=0.3)], "fewer rows than studies"),
+        ([_row(1, Edema=0.3), _row(2, Edema=0.3), _row(3, Edema=0.3)], "more rows than studies"),
+        ([_row(2, Edema=0.3), _row(1, Edema=0.3)], "study 1: its row is of study 2"),
+        ([_row(1, Edema=0.3), _row(2, Edema=1.2)], "study 2: Edema is 1.2"),
+        ([_row(1, Edema=float("nan")), _row(2, Edema=0.3)], "study 1: Edema is nan"),
+        ([_row(1, Edema=None), _row(2, Edema=0.3)], "study 1: Edema is None"),
+        ([_row(1, Edema=0.3), _row(2, Mass=0.3)], r"study 2: its pathologies are \['Mass'\]"),
+    ],
+)
+def test_a_row_that_later_stages_would_misread_is_named(rows: list[dict], message: str):
+    with pytest.raises(UserError, match=message):
+        list(predict(Given(*rows), STUDIES))
 
 
 def test_an_engine_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch):
