@@ -131,7 +131,8 @@ def _deviations(settings: Settings) -> Sequence[str]:
         (rewrite.predictions_per_pair == 1,
          "Data: one prediction question per difference pair. The paper's test set has 3,936 on 2,451 images, about "
          "2.9 per test difference question; `rewrite.predictions_per_pair=3` asks three (2.1)."),
-        (experts.model != "xrv", "Experts: a classifier trained on phantoms, not TorchXRayVision (2.3)."),
+        (experts.model == "phantom", "Experts: a classifier trained on phantoms, not TorchXRayVision (2.3)."),
+        (experts.model not in ("xrv", "phantom"), f"Experts: {experts.model}, not TorchXRayVision (2.3)."),
         (experts.model == "xrv" and experts.thresholds != [0.25, 0.5, 0.75],
          f"Experts: words at probabilities {experts.thresholds}, not [0.25, 0.5, 0.75] (2.3)."),
         (not instruct.expert_text, "Instructions: without the experts' predictions (2.3)."),
@@ -174,7 +175,9 @@ def _deviations(settings: Settings) -> Sequence[str]:
 
 def exposure(settings: Settings) -> str:
     """What the experts have seen of the test images before; empty where nothing is known."""
-    if settings.experts.model != "xrv":
+    if settings.experts.model not in ("xrv", "phantom"):
+        return ""
+    if settings.experts.model == "phantom":
         return "The phantom expert is trained on phantoms of another seed and has seen no image of this run."
     mimic_models = [name for name in settings.experts.pathologies if "all" in name or "mimic" in name]
     parts = [f"{' and '.join(mimic_models)} (pathologies)"] if mimic_models else []

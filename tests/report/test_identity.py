@@ -6,7 +6,7 @@ import pytest
 
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.report.identity import identify
+from lumen_hpc.report.identity import exposure, identify
 
 PAPER = ("stage=full", "recipe=lumen")
 
@@ -42,3 +42,12 @@ def test_lines_of_the_patients_state_are_a_departure() -> None:
     settings = Settings()
     settings.instruct.clinical = ["patient", "labs"]
     assert any("patient and labs" in sentence for sentence in identify(settings).deviations)
+
+
+def test_an_expert_of_somebody_elses_is_no_classifier_of_phantoms() -> None:
+    settings = Settings()
+    settings.experts.model = "mine"
+    assert [line for line in identify(settings).deviations if line.startswith("Experts")] == [
+        "Experts: mine, not TorchXRayVision (2.3)."
+    ]
+    assert exposure(settings) == ""
