@@ -12,6 +12,9 @@ To add an expert, write a class with `open` and `predict` (`lumen_hpc.experts.pr
                 yield {"study_id": study["study_id"], "dicom_id": study["dicom_id"], "expert": "mine",
                        "pathologies": {"Edema": 0.7}}
 
+The package lies in the checkout (tracked by git, since jobs run a copy of the tracked files) or is installed where jobs
+run. `settings.weights` may name a file of yours, such as a table of probabilities.
+
 An engine (for rewriting or judging) is a subclass of `lumen_hpc.language.protocol.Engine`, named in ENGINES in the same
 way; canaries then tell whether it is fit to judge. Compared models are in lumen_hpc/models.py, outcomes in
 lumen_hpc/outcomes/outcomes.py (OUTCOMES), measures in lumen_hpc/metrics/measures.py (MEASURES).

@@ -18,6 +18,7 @@ from typing import Any
 from lumen_hpc.cluster.manifest import now
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic, read_json, write_json
+from lumen_hpc.registry import ENGINES, EXPERTS
 
 SOURCE = Path(__file__).resolve().parents[2]
 ROOTS = ("lumen_hpc", "jobs", "launch.py")
@@ -35,12 +36,34 @@ def files() -> list[str]:
     """The files that make up the code, relative to the checkout; of a git work tree, the tracked ones as they are now.
 
     Hidden files, other files than code (data, keys) and symbolic links are left out: a link's target would be copied
-    into the run's folder, whatever it is. Untracked code is left out too, and named on stderr.
+    into the run's folder, whatever it is. Untracked code is left out too, and named on stderr; UserError for a module
+    that jobs would miss.
     """
-    tracked, untracked = _git_files()
+    roots = _roots()
+    tracked, untracked = _git_files(roots)
     if untracked_code := [name for name in untracked if _is_code(name)]:
+        if missing_modules := [name for name in untracked_code if _is_used(name)]:
+            raise UserError(
+                f"{', '.join(missing_modules)}: not tracked by git, and jobs run tracked files alone; git add "
+                f"{' '.join(missing_modules)}"
+            )
         _report_untracked(", ".join(untracked_code))
-    return sorted(name for name in (tracked or _files_below(ROOTS)) if _is_code(name))
+    return sorted(name for name in (tracked or _files_below(roots)) if _is_code(name))
+
+
+def _roots() -> list[str]:
+    """What jobs run: the suite, and the modules beside it that registry.py names."""
+    named = sorted({entry.partition(":")[0].partition(".")[0] for entry in (*EXPERTS.values(), *ENGINES.values())})
+    beside = [path for name in named for path in (name, f"{name}.py") if (SOURCE / path).exists()]
+    return list(dict.fromkeys([*ROOTS, *beside]))
+
+
+def _is_used(name: str) -> bool:
+    """Whether a file is a module that this process has imported, or that registry.py names."""
+    module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return module in sys.modules or any(
+        entry.partition(":")[0] == module for entry in (*EXPERTS.values(), *ENGINES.values())
+    )
 
 
 @functools.cache
@@ -48,11 +71,11 @@ def _report_untracked(names: str) -> None:
     print(f"lumen: not tracked by git, so left out of what jobs run: {names}; git add what they need", file=sys.stderr)
 
 
-def _git_files() -> tuple[list[str], list[str]]:
+def _git_files(roots: Iterable[str]) -> tuple[list[str], list[str]]:
     """Tracked and untracked files; none where the checkout is no work tree, or git does not answer for this user."""
     if not (SOURCE / ".git").exists():
         return [], []
-    entries = _git("ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard", "--", *ROOTS).split("\0")
+    entries = _git("ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard", "--", *roots).split("\0")
     unique_entries = dict.fromkeys(line for line in entries if line)  # a file in conflict is listed three times
     return [line[2:] for line in unique_entries if line[0] != "?"], [
         line[2:] for line in unique_entries if line[0] == "?"

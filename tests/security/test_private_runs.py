@@ -8,6 +8,7 @@ import resource
 import shutil
 import stat
 import subprocess
+import sys
 from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
@@ -269,6 +270,26 @@ def test_the_snapshot_of_a_work_tree_takes_tracked_code_as_it_is_now(checkout, t
     assert "left out of what jobs run: lumen_hpc/patients.py;" in capsys.readouterr().err
 
 
+def test_the_snapshot_holds_a_package_beside_the_suite_that_the_registry_names(checkout, monkeypatch):
+    monkeypatch.setitem(snapshot.EXPERTS, "own", "my_package.expert:Expert")
+    (checkout / "my_package").mkdir()
+    (checkout / "my_package" / "expert.py").write_text("")
+    (checkout / "notes.py").write_text("")
+    assert snapshot.files() == ["jobs/c.py", "launch.py", "lumen_hpc/a.py", "lumen_hpc/b.yaml", "my_package/expert.py"]
+
+
+@pytest.mark.parametrize("name", ["lumen_hpc/mine.py", "my_package/__init__.py"])
+def test_an_untracked_module_that_jobs_would_miss_is_refused(checkout, monkeypatch, name):
+    monkeypatch.setitem(snapshot.EXPERTS, "own", "my_package:Expert")
+    monkeypatch.setitem(sys.modules, "lumen_hpc.mine", sys)
+    git(checkout, "init")
+    git(checkout, "add", "--all")
+    (checkout / name).parent.mkdir(exist_ok=True)
+    (checkout / name).write_text("")
+    with pytest.raises(UserError, match=f"git add {name}$"):
+        snapshot.files()
+
+
 def test_a_snapshot_that_lost_files_or_was_edited_is_completed(checkout, tmp_path):
     """Scratch file systems remove what nobody reads; and what runs under a hash is the code of that hash."""
     code = snapshot.take(tmp_path / "run")
@@ -354,7 +375,7 @@ def test_a_rebase_that_starts_the_command_does_not_change_which_checkout_is_mean
     monkeypatch.setenv("GIT_WORK_TREE", str(tmp_path / "other"))
     monkeypatch.setenv("GIT_INDEX_FILE", str(tmp_path / "other" / ".git" / "index"))
     assert snapshot.files() == expected != []
-    assert snapshot._git_files()[0], "git was asked"
+    assert snapshot._git_files(snapshot.ROOTS)[0], "git was asked"
 
 
 def test_where_git_does_not_answer_all_code_is_taken(checkout, monkeypatch):
