@@ -122,7 +122,10 @@ def test_the_readmes_estimates_are_those_of_a_dry_run(tmp_path):
     loading = round(sum(item.load_hours * len(item.packs) * item.gpus for item in whole.values()))
     assert f"about {total} GPU-hours for the whole of the paper and a second judge ({less} with" in text
     hours, memory, mfu = _training(tmp_path, "profile=h100", "recipe=lumen")
-    assert f"Training takes {training} of them: {hours} hours by the clock for LUMEN" in text
+    assert (
+        f"Of the {total} GPU-hours on nodes of 4 H100, training takes {training}: {hours} hours by the clock for"
+        in text
+    )
     assert f"with {memory} GB per GPU, at the MFU of {mfu} that" in text
     assert f"Loading models, once per task, takes {loading}." in text
     one_gpu = ("profile.resources.train.gpus=1", "profile.resources.train.tasks_per_node=1")
