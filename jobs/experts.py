@@ -6,10 +6,19 @@ Reads prepare/studies.jsonl; shard k of n takes a contiguous part of it and writ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import estimate
 from lumen_hpc.cluster.stage import Shard, Stage, Task
+from lumen_hpc.config.schema import Settings
+
+
+def external(settings: Settings) -> list[str]:
+    """The file of an own expert's, such as a table; a folder of weights has digests of its own."""
+    weights = settings.experts.weights
+    return [weights] if weights and Path(weights).expanduser().is_file() else []
+
 
 STAGE = Stage(
     name="experts",
@@ -26,6 +35,7 @@ STAGE = Stage(
     ),
     after=("prepare", "pretrain"),
     shards=lambda settings: settings.experts.shards,
+    external=external,
     gpu_hours=estimate.experts,
     load_hours=estimate.experts_load,
 )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.experts import STAGE
 from lumen_hpc import registry
-from lumen_hpc.config.schema import EngineSettings, Experts
+from lumen_hpc.config.schema import EngineSettings, Experts, Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.experts.protocol import open_expert, predict
 from lumen_hpc.language.engine import open_engine
@@ -80,6 +81,12 @@ def test_rows_as_the_protocol_asks_are_taken():
 def test_a_row_that_later_stages_would_misread_is_named(rows: list[dict], message: str):
     with pytest.raises(UserError, match=message):
         list(predict(Given(*rows), STUDIES))
+
+
+def test_a_table_that_changes_makes_the_experts_run_again(tmp_path: Path):
+    (tmp_path / "table.csv").write_text("study_id,Edema\n")
+    table, folder = (Settings(experts=Experts(weights=str(path))) for path in (tmp_path / "table.csv", tmp_path))
+    assert [STAGE.external(settings) for settings in (table, folder)] == [[str(tmp_path / "table.csv")], []]
 
 
 def test_an_engine_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch):
