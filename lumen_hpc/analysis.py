@@ -19,10 +19,10 @@ from lumen_hpc.cluster import accounting, manifest, run_model
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config import config_file, run_record
 from lumen_hpc.config.profile import Profile
-from lumen_hpc.config.schema import KINDS, Settings
+from lumen_hpc.config.schema import Settings
 from lumen_hpc.errors import UserError
 from lumen_hpc.metrics.measures import MEASURES
-from lumen_hpc.models import REPEAT_MARK
+from lumen_hpc.models import KINDS, REPEAT_MARK
 from lumen_hpc.plain_text import visible
 from lumen_hpc.report import costs
 

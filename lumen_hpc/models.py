@@ -1,18 +1,22 @@
 """Declares the models that a run compares, for all stages.
 
 From this registry stages take which models train on which records, settings take the names, estimates the workload and
-the report the labels. To compare another model, add an entry:
+the report the labels. To compare another training, add an entry, before stage instruct runs:
 
     "lumen-short": ComparedModel(
         name="lumen-short", label="LUMEN (one prior)", trains_on=("diagnostic", "difference"),
         workload=Workload(samples=515_757, image_sets=172_612),
     ),
+
+Answers of a model that is no NVILA are scored beside a run's by `python -m lumen_hpc.metrics` (docs/evaluation.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from lumen_hpc.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Workload:
         return 1 + self.pairs / self.samples
 
 
+KINDS = ("diagnostic", "difference", "prediction", "outcome", "timeline")
+"""Kinds of question."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComparedModel:
     name: str
@@ -46,10 +54,18 @@ class ComparedModel:
     label: str
     """In tables and figures."""
     trains_on: tuple[str, ...] = ()
-    """Kinds of question on which it trains (diagnostic, difference, prediction, outcome, timeline); empty: not trained.
-    A model that trains on outcomes is compared only where `predict.models` names it."""
+    """KINDS of question on which it trains; empty: NVILA as it is. A model that trains on outcomes is compared only
+    where `predict.models` names it."""
     workload: Workload | None = None
     """The data of its training in the paper; None if it is not trained."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.trains_on) - set(KINDS):
+            raise UserError(
+                f"lumen_hpc/models.py: {self.name} trains on {sorted(unknown)}; the kinds are {', '.join(KINDS)}"
+            )
+        if self.trained != (self.workload is not None):
+            raise UserError(f"lumen_hpc/models.py: {self.name} needs trains_on and workload, or neither")
 
     @property
     def trained(self) -> bool:
@@ -82,6 +98,10 @@ MODELS: dict[str, ComparedModel] = {
         ),
     )
 }
+if len(_same := [model.name for model in MODELS.values() if not model.trained]) > 1:
+    raise UserError(
+        f"lumen_hpc/models.py: {' and '.join(_same)} train on nothing, so each of them would be NVILA as it is"
+    )
 
 
 def compared_model(model: str) -> ComparedModel:

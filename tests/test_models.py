@@ -9,6 +9,7 @@ from lumen_hpc import models
 from lumen_hpc.cluster import graph
 from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
+from lumen_hpc.errors import UserError
 
 
 def test_a_further_training_is_the_same_model_with_another_seed():
@@ -18,6 +19,19 @@ def test_a_further_training_is_the_same_model_with_another_seed():
     assert [models.training_number(name) for name in ("lumen", "lumen@1", "lumen@2")] == [0, 1, 2]
     with pytest.raises(KeyError):
         models.compared_model("unknown@1")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"trains_on": ("diagnostic", "differences"), "workload": models.Workload()}, r"trains on \['differences'\]"),
+        ({"trains_on": ("diagnostic",)}, "mine needs trains_on and workload"),
+        ({"workload": models.Workload()}, "mine needs trains_on and workload"),
+    ],
+)
+def test_an_entry_that_would_train_on_less_than_it_says_is_refused(entry: dict, message: str):
+    with pytest.raises(UserError, match=message):
+        models.ComparedModel(name="mine", label="Mine", **entry)
 
 
 def test_seeds_add_trainings_and_their_answers_and_nothing_else():

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lumen_hpc import files
-from lumen_hpc.cluster import estimate, graph, plan, preflight, ready, sbatch, slurm
+from lumen_hpc.cluster import estimate, graph, manifest, plan, preflight, ready, sbatch, slurm
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
@@ -157,8 +157,25 @@ def _require_fit(request: Request, steps: Sequence[Step]) -> None:
 def unready(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:
     """What these plans' stages read from outside the run, and what this machine lacks of it."""
     yield from _check_moved_run(request, plans)
+    yield from _check_records(request, plans)
     stages = {item.step.stage.name for item in plans if item.packs}
     yield from ready.required(request.settings, request.profile, stages)
+
+
+def _check_records(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:
+    """A model that models.py has named since stage instruct ran: no records were written for it."""
+    folder = request.folder / "instruct"
+    if any(item.step.stage.name == "instruct" and (item.packs or item.live_shards) for item in plans):
+        return
+    written_files = {row["file"] for line in manifest.latest(folder).values() for row in line["files"]}
+    for item in plans if written_files else ():
+        name = compared_model(item.step.model).name if item.step.model else ""
+        if item.step.stage.name == "train" and item.packs and f"{name}-train.jsonl" not in written_files:
+            yield CheckResult(
+                "bad",
+                f"{folder} has no records for {name}, which lumen_hpc/models.py did not name when they were written",
+                f"run=NEW predict.models=[{name}] makes a run of its own, which `compare` sets beside this one",
+            )
 
 
 def _check_moved_run(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckResult]:

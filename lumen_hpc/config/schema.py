@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from lumen_hpc.config.data_schema import Data, Outcomes, Prepare, Pretrain
 from lumen_hpc.config.fields import choice, in_range, list_of, positive, runtime_choice, runtime_only, subset_of
 from lumen_hpc.errors import UserError
-from lumen_hpc.models import MODELS
+from lumen_hpc.models import KINDS, MODELS
 from lumen_hpc.registry import ENGINES, EXPERTS
 
 PARTS = ("vision_tower", "projector", "llm")
-KINDS = ("diagnostic", "difference", "prediction", "outcome", "timeline")
 OUTCOMES = (
     "in_hospital_death", "death_30d", "death_365d", "icu_24h", "icu_48h", "ventilation_24h", "ventilation_48h",
     "discharge_72h",

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from lumen_hpc.config.schema import KINDS
 from lumen_hpc.data.diff_vqa import DIAGNOSTIC
 from lumen_hpc.data.instructions import kind
 from lumen_hpc.data.perturbations import IMAGE
@@ -30,6 +29,7 @@ from lumen_hpc.data.records import write_jsonl
 from lumen_hpc.distributed import Ranks, broadcast_json, on_any_rank, raise_on_all_ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
+from lumen_hpc.models import KINDS
 from lumen_hpc.nvila import Preprocessor
 from lumen_hpc.training.fitting import FittedRecord, fit
 from lumen_hpc.training.lengths import Measure, Record, measure, opening

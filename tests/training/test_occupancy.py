@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lumen_hpc.config.schema import KINDS, Train
-from lumen_hpc.models import MODELS, Workload
+from lumen_hpc.config.schema import Train
+from lumen_hpc.models import KINDS, MODELS, Workload
 from lumen_hpc.training import sampler
 from lumen_hpc.training.layout import critical_path, lay_out
 from lumen_hpc.training.occupancy import Occupancy, choose_group_size, occupancy, recorded_steps, stated_steps

@@ -272,6 +272,28 @@ def test_two_judges_in_one_process_share_the_gpus_memory(
     assert engines.open_judges(task) == pytest.approx(shares)
 
 
+def test_a_model_that_was_added_after_the_records_were_written_is_refused(tmp_path: Path) -> None:
+    """Its training would fail on a node, and stage instruct, which knows no models, is already done."""
+    request = resolve(["stage=full", "recipe=demo", "profile=local", f"runs={tmp_path}", "run=now"])
+
+    def plans(*steps: str) -> list:
+        names = [step.partition("-")[::2] for step in steps]
+        return [
+            SimpleNamespace(packs=[[0]], live_shards=[], step=Step(SimpleNamespace(name=stage), model))
+            for stage, model in names
+        ]
+
+    line = {"shard": 0, "of": 1, "files": [{"file": "lumen-train.jsonl"}]}
+    (request.folder / "instruct").mkdir(parents=True)
+    refused = [*refusals._check_records(request, plans("train-ft"))]
+    assert not refused  # nothing is written yet
+    (request.folder / "instruct" / "manifest.jsonl").write_text(json.dumps(line) + "\n")
+    assert not [*refusals._check_records(request, plans("train-lumen", "train-lumen@1", "predict-ft"))]
+    assert not [*refusals._check_records(request, plans("instruct", "train-ft"))]
+    (refused,) = refusals._check_records(request, plans("train-ft"))
+    assert "no records for ft" in refused.message and "predict.models=[ft]" in refused.fix
+
+
 def test_a_moved_run_of_phantoms_is_refused_with_what_would_do(tmp_path: Path) -> None:
     """Its records name images where it was: predict would fail there, and a report would silently show none."""
     request = resolve(["stage=full", "recipe=demo", "profile=local", f"runs={tmp_path}", "run=now"])
