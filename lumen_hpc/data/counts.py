@@ -45,7 +45,7 @@ def read_counts(columns: Columns, ok: np.ndarray) -> dict:
     questions = {"questions": sum(by_type), **dict(zip(TYPES, by_type, strict=True))}
     differences = np.bincount(columns.split[ok & columns.difference], minlength=len(SPLITS)).tolist()
     return {
-        "by_type": {name: with_published(count, DATASET[name]) for name, count in questions.items()},
+        "by_type": {name: with_published(count, DATASET.get(name)) for name, count in questions.items()},
         "difference_by_split": {
             name: with_published(count, DIFFERENCES.get(name)) for name, count in zip(SPLITS, differences, strict=True)
         },

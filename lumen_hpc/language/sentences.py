@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 
 from lumen_hpc.data.diff_vqa import (
+    TEMPLATES,
     Change,
     is_closed,
     parse_difference,
@@ -141,3 +142,6 @@ _SENTENCE_BY_TEMPLATE: dict[str, Callable[..., str]] = {
     "what type is the {finding}?": lambda finding, location, answer: f"The type of the {finding} is {answer}.",
 }
 """Template of a question → its sentence, from the finding and location in the question and the short answer."""
+for _kind, _templates in TEMPLATES.items():
+    if _kind != "difference" and (_missing := [text for text in _templates if text not in _SENTENCE_BY_TEMPLATE]):
+        raise NotImplementedError(f"the template '{_missing[0]}' has no sentence in lumen_hpc/language/sentences.py")

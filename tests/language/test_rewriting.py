@@ -139,6 +139,11 @@ def test_the_static_part_of_a_prompt_comes_first_and_is_the_same_for_a_type():
     assert first[-1]["content"].splitlines() == ["Type: presence", f"Question: {EDEMA}", "Short answer: yes"]
 
 
+def test_a_type_of_question_without_examples_names_the_file_that_lacks_them():
+    with pytest.raises(UserError, match=r"prompts/rewrite\.yaml has no examples of a cause answer"):
+        prompting.rewrite_prompt("cause", "what causes the edema?", "heart failure")
+
+
 def test_a_prediction_is_requested_with_rules_of_its_own():
     asked = prompting.rewrite_prompt("prediction", "What will change within 3 days?", NEW_EDEMA)
     assert "a prediction with exactly the same content" in asked[0]["content"]
