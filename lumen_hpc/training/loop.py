@@ -349,11 +349,14 @@ class Loop:
         if math.isfinite(value) and (what != "loss" or not limit or value <= limit * median_loss):
             return
         self.checkpoints.finish()  # the newest one may still be in writing
-        excess = f", more than {limit} times the recent {median_loss:.4g}" if math.isfinite(value) else ""
+        excess, alternative = "", ""
+        if math.isfinite(value):
+            excess = f", more than {limit:g} times the recent {median_loss:.4g}"
+            alternative = f"; with train.loss_limit above {limit:g}, or 0 for none, it goes on from there"
         raise Diverged(
             f"the {what} of step {self.steps_done + 1} is {value:.4g}{excess}; the last good checkpoint is "
-            f"{newest_checkpoint(self.work.out / FOLDER) or 'none'}. A lower train.learning_rate or train.clip often "
-            "helps: the training then starts from the base, and this one is kept in earlier/"
+            f"{newest_checkpoint(self.work.out / FOLDER) or 'none'}{alternative}. A lower train.learning_rate or "
+            "train.clip often helps: the training then starts from the base, and this one is kept in earlier/"
         )
 
     def _save(self, journal: Journal | None) -> None:

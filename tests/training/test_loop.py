@@ -11,14 +11,16 @@ import os
 import shutil
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from lumen_hpc.cluster.attempts import EXIT_STUCK
+from lumen_hpc.config.schema import Train
 from lumen_hpc.errors import UserError
 from lumen_hpc.training import loop
 from lumen_hpc.training.checkpointing import Checkpoint
@@ -208,6 +210,23 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
         assert "the loss of step 7 is nan" in text and f"{folder}/poisoned/checkpoints/step-000006" in text
     assert toy.steps(folder / "poisoned") == 6
     assert (folder / "poisoned" / "checkpoints" / "step-000006" / "COMPLETE.json").exists()
+
+
+def check_loss(value: float, *, recent: int = 100, limit: float = 3.0) -> None:
+    """`Loop._check` of a loss after `recent` losses of 1."""
+    losses = deque([1.0] * recent, maxlen=100)
+    checkpoints, work = SimpleNamespace(finish=lambda: None), SimpleNamespace(out=Path("none"))
+    state = {"recent_losses": losses, "steps_done": 100, "checkpoints": checkpoints, "work": work}
+    loop.Loop._check(SimpleNamespace(train=Train(loss_limit=limit), **state), value)
+
+
+def test_a_loss_far_above_the_recent_ones_stops_the_run_which_another_limit_lets_go_on():
+    for settings in ({"value": 3.0}, {"value": 4.0, "recent": 99}, {"value": 4.0, "limit": 0.0}):
+        check_loss(**settings)
+    with pytest.raises(loop.Diverged, match=r"is 4, more than 3 times the recent 1; .* train.loss_limit above 3"):
+        check_loss(4.0)
+    with pytest.raises(loop.Diverged, match="101 is inf; the last"):
+        check_loss(float("inf"), limit=0.0)
 
 
 def test_a_full_disk_on_one_rank_stops_all_at_the_next_step(failed):
