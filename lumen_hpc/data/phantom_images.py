@@ -15,6 +15,10 @@ import numpy as np
 from lumen_hpc.data import phantom_states as ps
 
 SMALLEST, LARGEST = 64, 2544
+DRAWN = ("edema", "consolidation", "pleural effusion", "cardiomegaly", "nodule")
+"""Findings that `_thorax` draws; one that it did not would be asked about and shown by no image."""
+if _undrawn := set(ps.FINDINGS) - set(DRAWN):
+    raise NotImplementedError(f"{', '.join(sorted(_undrawn))}: in phantom_states.FINDINGS, not drawn in {__file__}")
 
 
 @dataclass(frozen=True, slots=True)

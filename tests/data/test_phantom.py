@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import filecmp
 import gzip
+import runpy
 from datetime import datetime
 
 import numpy as np
@@ -251,3 +252,9 @@ def test_an_answer_without_a_line_is_left_alone(answer):
 def test_missing_entities_are_named(tmp_path):
     with pytest.raises(UserError, match=r"all_diseases\.json"):
         findings_line.read_findings(tmp_path)
+
+
+def test_a_finding_that_no_image_would_show_is_refused(monkeypatch):
+    monkeypatch.setattr(ps, "FINDINGS", (*ps.FINDINGS, "pneumothorax"))
+    with pytest.raises(NotImplementedError, match=r"pneumothorax: .* not drawn in .*phantom_images\.py"):
+        runpy.run_path(phantom_images.__file__)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import runpy
 
 import pytest
 
 from lumen_hpc.config.schema import EngineSettings, Rewrite
+from lumen_hpc.data.diff_vqa import TEMPLATES
 from lumen_hpc.errors import UserError
-from lumen_hpc.language import prompting
+from lumen_hpc.language import prompting, sentences
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.protocol import Completion
@@ -142,6 +144,12 @@ def test_the_static_part_of_a_prompt_comes_first_and_is_the_same_for_a_type():
 def test_a_type_of_question_without_examples_names_the_file_that_lacks_them():
     with pytest.raises(UserError, match=r"prompts/rewrite\.yaml has no examples of a cause answer"):
         prompting.rewrite_prompt("cause", "what causes the edema?", "heart failure")
+
+
+def test_a_template_without_a_sentence_is_refused(monkeypatch):
+    monkeypatch.setitem(TEMPLATES, "cause", ("what causes the {finding}?",))
+    with pytest.raises(NotImplementedError, match=r"'what causes the \{finding\}\?' has no sentence"):
+        runpy.run_path(sentences.__file__)
 
 
 def test_a_prediction_is_requested_with_rules_of_its_own():
