@@ -16,11 +16,17 @@ from lumen_hpc.models import KINDS, MODELS
 from lumen_hpc.registry import ENGINES, EXPERTS
 
 PARTS = ("vision_tower", "projector", "llm")
-OUTCOMES = (
-    "in_hospital_death", "death_30d", "death_365d", "icu_24h", "icu_48h", "ventilation_24h", "ventilation_48h",
-    "discharge_72h",
-)  # fmt: skip
-"""Outcomes that are yes or no; docs/outcomes.md has their rules."""
+OUTCOMES = {
+    "in_hospital_death": "death before the discharge from the stay of the study",
+    "death_30d": "death within 30 days of the study",
+    "death_365d": "death within 365 days of the study",
+    "icu_24h": "admission to intensive care within 24 hours, of a patient who is not there",
+    "icu_48h": "admission to intensive care within 48 hours, of a patient who is not there",
+    "ventilation_24h": "invasive ventilation within 24 hours, of a patient who is not ventilated",
+    "ventilation_48h": "invasive ventilation within 48 hours, of a patient who is not ventilated",
+    "discharge_72h": "discharge alive within 72 hours",
+}
+"""Outcomes that are yes or no, and their meaning; docs/outcomes.md has their rules."""
 ANALYTES = (
     "creatinine", "urea nitrogen", "sodium", "potassium", "bicarbonate", "lactate", "pH", "pCO2", "hemoglobin",
     "white cells", "platelets", "INR", "bilirubin", "albumin", "troponin T", "NT-proBNP",

@@ -11,22 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from lumen_hpc.config import schema
 from lumen_hpc.outcomes.histories import Admission, History
 
 Value = dict[str, Any]
 """{"value": …} or {"unknown": reason}."""
 
-OUTCOMES = {
-    "in_hospital_death": "death before the discharge from the stay of the study",
-    "death_30d": "death within 30 days of the study",
-    "death_365d": "death within 365 days of the study",
-    "icu_24h": "admission to intensive care within 24 hours, of a patient who is not there",
-    "icu_48h": "admission to intensive care within 48 hours, of a patient who is not there",
-    "ventilation_24h": "invasive ventilation within 24 hours, of a patient who is not ventilated",
-    "ventilation_48h": "invasive ventilation within 48 hours, of a patient who is not ventilated",
-    "discharge_72h": "discharge alive within 72 hours",
-    "remaining_days": "days from the study to the discharge from its stay",
-}
+OUTCOMES = schema.OUTCOMES | {"remaining_days": "days from the study to the discharge from its stay"}
 """Name → meaning. All but the last are yes or no."""
 
 NO_CLOCK = "the study has no clock time"
@@ -65,9 +56,10 @@ def stay_of(history: History, at: datetime) -> Admission | None:
 def outcomes_of(history: History, study: Study) -> dict[str, Value]:
     """Every outcome of a study, in the order of OUTCOMES, and `survival`: days to death or to the end of follow-up."""
     deaths = {f"death_{days}d": _death(history, study, days) for days in (30, 365)}
-    hourly = _hourly(history, study)
-    by_name = {name: hourly[name] if name in hourly else deaths[name] for name in OUTCOMES}
-    return {**by_name, "survival": _survival(history, study)}
+    values = _hourly(history, study) | deaths
+    if ruleless := [name for name in OUTCOMES if name not in values]:
+        raise NotImplementedError(f"{', '.join(ruleless)}: no rule in lumen_hpc/outcomes/outcomes.py")
+    return {**{name: values[name] for name in OUTCOMES}, "survival": _survival(history, study)}
 
 
 def _reason_for_all(history: History, study: Study) -> str:

@@ -21,6 +21,7 @@ from lumen_hpc.data import findings_line
 from lumen_hpc.data.image_texts import ImageTexts
 from lumen_hpc.data.instructions import Sources, image_sizes, kind, prompt
 from lumen_hpc.data.records import read_jsonl
+from lumen_hpc.errors import UserError
 from lumen_hpc.files import atomic
 from lumen_hpc.models import MODELS
 from lumen_hpc.outcomes.features import last_studies
@@ -129,7 +130,10 @@ def sentence(outcome: str, value: bool) -> str:
 
 def _parts(outcome: str) -> tuple[str, str]:
     stem, _, horizon = outcome.rpartition("_")
-    return (stem, _HORIZONS[horizon]) if horizon in _HORIZONS else (outcome, "")
+    parts = (stem, _HORIZONS[horizon]) if horizon in _HORIZONS else (outcome, "")
+    if parts[0] not in _WORDINGS or parts[0] not in _ANSWERS:
+        raise UserError(f"{outcome}: no wordings or answers of '{parts[0]}' in lumen_hpc/outcomes/questions.py")
+    return parts
 
 
 def texts(states: Path, experts: Mapping[str, str], settings: Instruct) -> ImageTexts:

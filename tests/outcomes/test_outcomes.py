@@ -89,6 +89,12 @@ def test_every_outcome_of_every_study_has_a_value_or_a_reason(read_small: Small)
 AT = datetime(2150, 3, 1, 8)
 
 
+def test_an_outcome_without_a_rule_names_the_file_that_lacks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rules.OUTCOMES, "readmission_30d", "another stay within 30 days")
+    with pytest.raises(NotImplementedError, match=r"readmission_30d: no rule in lumen_hpc/outcomes/outcomes\.py"):
+        found()
+
+
 def found(dod: timedelta | None = None, **periods: timedelta) -> dict:
     """Outcomes of a study at AT, in a stay of 72 h more; death and periods begin so long after the study."""
     stay = Admission(1, AT - timedelta(hours=5), AT + timedelta(hours=72), None, None, "")

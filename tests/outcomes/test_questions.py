@@ -11,15 +11,14 @@ import pytest
 
 from lumen_hpc.config.schema import ANALYTES, OUTCOMES, Instruct
 from lumen_hpc.data.instructions import Sources
+from lumen_hpc.errors import UserError
 from lumen_hpc.outcomes import questions
-from lumen_hpc.outcomes.outcomes import OUTCOMES as MEANINGS
 from lumen_hpc.outcomes.panel import PANEL
 
 SETTINGS = Instruct(max_images=3, clinical=["patient", "labs"], outcomes=["icu_48h", "death_30d"])
 
 
-def test_the_settings_offer_every_outcome_that_is_yes_or_no_and_every_analyte() -> None:
-    assert (*OUTCOMES, "remaining_days") == tuple(MEANINGS)
+def test_the_settings_offer_every_analyte() -> None:
     assert tuple(analyte.name for analyte in PANEL) == ANALYTES
 
 
@@ -32,6 +31,11 @@ def test_each_outcome_is_asked_in_at_least_ten_ways_with_its_horizon(outcome: st
             "365d": "within one year"}  # fmt: skip
     if horizon in said:
         assert all(said[horizon] in text for text in asked)
+
+
+def test_an_outcome_without_wordings_names_the_file_that_lacks_them() -> None:
+    with pytest.raises(UserError, match=r"readmission_30d: .* 'readmission' in lumen_hpc/outcomes/questions\.py"):
+        questions.wordings("readmission_30d")
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
