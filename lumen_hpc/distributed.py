@@ -125,29 +125,17 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0) -> None:
     """Starts torch.distributed for these ranks: nccl on GPUs, gloo elsewhere.
 
     Rank 0 serves a store on one interface (loopback on one node), on a port assigned by the system, and publishes it in
-    a private file of `folder`, which all nodes share, with a nonce, without which no process counts as a rank.
+    a private file of `folder`, which all nodes share, with a nonce, without which no process counts as a rank. Each job
+    has a file of its own, until its ranks have met: two that start at once do not hide each other's.
     After `timeout` seconds a TimeoutError names the missing ranks.
     """
     import torch
     import torch.distributed as dist
 
-    limit = timedelta(seconds=max(timeout, MIN_STORE_TIMEOUT_S))
     if ranks.nodes == 1:  # otherwise both listen on the node's outer interfaces
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
-    if ranks.world_size == 1:
-        store = dist.HashStore()
-    else:
-        file = folder / "rendezvous.json"
-        if ranks.first:
-            tcp_store, rendezvous = _open_store(ranks, file, limit)
-        else:
-            rendezvous = _read_rendezvous(file, ranks.job, timeout)
-            tcp_store = dist.TCPStore(
-                rendezvous.address, rendezvous.port, ranks.world_size, is_master=False, timeout=limit
-            )
-        store = dist.PrefixStore(rendezvous.prefix, tcp_store)
-        _await_ranks(store, ranks, rendezvous, timeout)
+    store = dist.HashStore() if ranks.world_size == 1 else _meet(ranks, folder, timeout)
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if backend == "nccl":
         torch.cuda.set_device(ranks.local_rank)
@@ -158,6 +146,25 @@ def join(ranks: Ranks, folder: Path, *, timeout: float = 300.0) -> None:
         world_size=ranks.world_size,
         timeout=timedelta(seconds=COLLECTIVE_TIMEOUT_S),
     )
+
+
+def _meet(ranks: Ranks, folder: Path, timeout: float) -> Any:
+    """The store of these ranks, once all of them have registered in it."""
+    import torch.distributed as dist
+
+    limit, file = timedelta(seconds=max(timeout, MIN_STORE_TIMEOUT_S)), folder / f"rendezvous-{ranks.job}.json"
+    if ranks.first:
+        tcp_store, rendezvous = _open_store(ranks, file, limit)
+    else:
+        rendezvous = _read_rendezvous(file, ranks.job, timeout)
+        tcp_store = dist.TCPStore(rendezvous.address, rendezvous.port, ranks.world_size, is_master=False, timeout=limit)
+    store = dist.PrefixStore(rendezvous.prefix, tcp_store)
+    try:
+        _await_ranks(store, ranks, rendezvous, timeout)
+    finally:
+        if ranks.first:
+            file.unlink(missing_ok=True)
+    return store
 
 
 def gather_json(value: Any, group: Any = None) -> list[Any]:

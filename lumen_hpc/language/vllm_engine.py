@@ -9,7 +9,6 @@ import json
 import math
 import os
 import secrets
-import shutil
 import socket
 import sys
 import time
@@ -201,7 +200,8 @@ def join_vllm(ranks: Ranks, rendezvous: Path) -> None:
         join(ranks, rendezvous)
         _name_segments(f"lumen-{broadcast_json(secrets.token_hex(8))}")
         if ranks.first:
-            shutil.rmtree(rendezvous)
+            with contextlib.suppress(OSError):  # another job's ranks are still to meet
+                rendezvous.rmdir()
 
 
 _segments = ""

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from lumen_hpc.distributed import Ranks, _await_ranks, _open_store, _own_address, _read_rendezvous
+from lumen_hpc.distributed import Ranks, _await_ranks, _meet, _open_store, _own_address, _read_rendezvous
 
 ROOT = Path(__file__).parents[2]
 RANK = """
@@ -82,10 +82,27 @@ def test_on_one_node_every_listener_is_on_loopback(job):
     assert found and found <= {"0100007F", "00000000000000000000000001000000"}
 
 
-def test_the_file_with_the_nonce_is_private(job):
-    file = job[0] / "rendezvous.json"
+def test_the_file_with_the_nonce_is_private(tmp_path):
+    file = tmp_path / "rendezvous.json"
+    _open_store(Ranks(world_size=2, job="job-4"), file, timedelta(seconds=60))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert len(json.loads(file.read_text())["nonce"]) == 32
+
+
+def test_a_job_that_starts_at_the_same_time_does_not_hide_the_rendezvous(tmp_path):
+    """The other ranks of both look for theirs after both were published; no file is left."""
+    opened = threading.Semaphore(0)
+
+    def rank(job: str, number: int) -> None:
+        if number:
+            time.sleep(0.5)
+        _meet(Ranks(rank=number, world_size=2, job=job), tmp_path, timeout=30)
+        opened.release()
+
+    for job, number in (("7-0", 0), ("8-0", 0), ("7-0", 1), ("8-0", 1)):
+        threading.Thread(target=rank, args=(job, number), daemon=True).start()
+    assert all(opened.acquire(timeout=20) for _ in range(4))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ranks_exchange_json_of_different_lengths(job):

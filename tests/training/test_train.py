@@ -148,7 +148,7 @@ def test_a_full_disk_at_the_export_names_the_checkpoint_to_go_on_from(alone, mon
 
 def test_all_that_a_training_writes_is_set_aside_with_it_or_of_one_job_only(trained):
     names = {path.name for run in ("zero3", "frozen") for path in (trained / run).iterdir()}
-    of_the_job = {"rendezvous.json", "health.json", "training.lock"}
+    of_the_job = {"health.json", "training.lock"}
     assert {name for name in names if not name.startswith("job-")} == {*RESULTS, *of_the_job} - {
         "restarts.jsonl",
         record_index.PARTS,
