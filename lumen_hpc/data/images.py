@@ -7,6 +7,7 @@ TorchXRayVision's models, `grey_levels` reads an 8-bit image.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Inspection(NamedTuple):
     warning: str = ""
     """What is odd about it, the gravest oddity; empty if nothing is."""
     digest: int = 0
-    """Equal for pictures with the same pixels, within this process; 0 for a blank one, and if they were not read."""
+    """64 bits, equal for pictures with the same pixels; 0 for a blank one, and if they were not read."""
 
 
 BLANK = "every pixel has the same value: nothing is shown"
@@ -158,7 +159,10 @@ def _is_blank(pixels: np.ndarray) -> bool:
 def _digest(pixels: np.ndarray) -> int:
     """A hash of some rows, since noise makes two radiographs differ in every row; 0 if these are blank."""
     sampled_rows = pixels[:: max(len(pixels) // _SAMPLED_ROWS, 1)]
-    return hash((pixels.shape, sampled_rows.tobytes())) if sampled_rows.min() < sampled_rows.max() else 0
+    if sampled_rows.min() == sampled_rows.max():
+        return 0
+    digest = hashlib.blake2b(repr(pixels.shape).encode() + sampled_rows.tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def _picture_warning(path: Path) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from hashlib import blake2b
 from itertools import chain, islice
 from math import isnan
 from pathlib import Path
@@ -138,6 +139,8 @@ class _Images:
         """int32 [studies, 2]: width and height [px]; 0 where the file was not read."""
         self.identities: np.ndarray = np.zeros(len(studies), np.int64)
         """int64: equal for two studies with the same pixels, or the same file where pixels are not read; 0 unknown."""
+        self.contents: np.ndarray = np.zeros(len(studies), np.int64)
+        """int64: another one where an image was replaced: its pixels, or the file's size where they are not read."""
         self.warnings: Counter[str] = Counter()
 
 
@@ -153,11 +156,9 @@ def _check_images(
     if settings.images != "trust":
         identities = images.identities
         for inspection in _inspections(studies, needed_studies[is_dated].tolist(), files, settings):
-            kinds[inspection.position], images.sizes[inspection.position], identities[inspection.position] = (
-                inspection.kind,
-                inspection.size,
-                inspection.identity,
-            )
+            position = inspection.position
+            kinds[position], images.sizes[position] = inspection.kind, inspection.size
+            identities[position], images.contents[position] = inspection.identity, inspection.content
             if inspection.warning:
                 images.warnings[inspection.warning] += 1
             if inspection.fault:
@@ -190,6 +191,8 @@ class _Inspection(NamedTuple):
     """Index in `files.kinds`."""
     identity: int = 0
     """Equal for two copies or two names of one picture; 0 without a file."""
+    content: int = 0
+    """Of its pixels, or the file's size."""
     size: tuple[int, int] = (0, 0)
     warning: str = ""
     fault: str = ""
@@ -212,8 +215,9 @@ def _inspections(studies: Studies, positions: list[int], files: ImageFiles, sett
             return _Inspection(position, fault=str(fault))
         identity = hash((status.st_dev, status.st_ino)) if status.st_ino else 0  # some mounts number no file
         if not details:
-            return _Inspection(position, kind, identity)
-        return _Inspection(position, kind, details.digest or identity, details.size, details.warning)
+            return _Inspection(position, kind, identity, status.st_size)
+        identity, content = details.digest or identity, details.digest or status.st_size
+        return _Inspection(position, kind, identity, content, details.size, details.warning)
 
     def inspect_batch(positions: list[int]) -> list[_Inspection]:
         return list(map(inspect, positions))
@@ -309,6 +313,7 @@ def _study_counts(
         "with_two_dates": studies.two_dates,
         "asked_about": len(used_studies),
         "image_files": {kind: count for kind, count in zip(files.kinds, file_counts, strict=True) if count},
+        "image_contents": blake2b(images.contents[used_studies].tobytes(), digest_size=8).hexdigest(),
         "image_warnings": dict(images.warnings),
         "images_not_frontal": int((~studies.frontal[used_studies]).sum()),
         "without_time": len(untimed_studies) - len(impossible_times),

@@ -465,3 +465,9 @@ def test_what_check_passes_decode_reads_whatever_was_done_to_the_file(tmp_path):
                 else:
                     assert images.decode(path).pixels.shape == (size.height, size.width)
     assert refused > 60
+
+
+def test_the_digest_of_a_picture_is_the_same_in_every_process(tmp_path):
+    path = tmp_path / "a.png"
+    Image.linear_gradient("L").save(path)
+    assert images.check(path).digest == -8901089493934318498

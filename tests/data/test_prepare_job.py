@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
 from jobs import prepare as job
 from lumen_hpc.cluster.stage import Run, Shard, Step, Task
 from lumen_hpc.config.profile import Profile
@@ -61,3 +64,15 @@ def test_after_bad_images_it_says_how_repaired_ones_are_read(tmp_path: Path, cap
             dataset.image(50000011).write_bytes(b"")
         list(job.work(task)(Shard(0, 1)))
         assert (f"remove {task.folder} and run the stage again" in capsys.readouterr().out) is broken
+
+
+@pytest.mark.parametrize("images", ["read", "header", "exist"])
+def test_a_replaced_image_changes_what_later_stages_see(tmp_path: Path, images: str) -> None:
+    dataset = Dataset(tmp_path).write()
+    settings = Settings(data=dataset.data)
+    settings.prepare.images = images
+    task = Task(Run(tmp_path / "run", settings, Profile()), Step(job.STAGE))
+    before = list(job.work(task)(Shard(0, 1)))
+    assert list(job.work(task)(Shard(0, 1))) == before
+    Image.effect_noise((8, 8), 50).save(dataset.image(50000011))
+    assert list(job.work(task)(Shard(0, 1))) != before, "the studies and questions are the same"
