@@ -90,7 +90,8 @@ class Tables:
             raise UserError(f"{path}: no column {missing_columns[0]}; the header has {len(header)} columns")
         if duplicate_columns := [column for column in TABLES[table] if header.count(column) > 1]:
             raise UserError(f"{path}: column {duplicate_columns[0]} appears more than once; remove one of the two")
-        header = [f"{number} {name}" if header.index(name) < number else name for number, name in enumerate(header)]
+        # Any other column may have any name: pandas' index has none, and DuckDB knows no capitals.
+        header = [name if name in TABLES[table] else f"column {number}" for number, name in enumerate(header)]
         columns = ", ".join(f"{_sql_text(column)}: 'VARCHAR'" for column in header)
         has_newline = " OR ".join(f"contains({_sql_name(column)}, chr(10))" for column in header)
         has_fused_row = " OR ".join(f"regexp_matches({_sql_name(column)}, '{FUSED_ROW}')" for column in header)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import orjson
@@ -74,6 +75,18 @@ def test_a_doubled_column_is_named_if_it_is_read(tmp_path: Path, column: str) ->
             run(tmp_path / "out", folder)
     else:
         run(tmp_path / "out", folder)
+
+
+def test_columns_that_are_not_read_may_have_any_name(tmp_path: Path) -> None:
+    folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
+    plain = run(tmp_path / "plain", folder)
+    for path in folder.rglob("*.csv"):
+        with path.open(newline="") as stream:
+            header, *rows = csv.reader(stream)
+        with path.open("w", newline="") as stream:  # with pandas' index, which has no name
+            names = ["", *header, "SUBJECT_ID", "a ' name"]
+            csv.writer(stream).writerows([names, *([number, *row, "", ""] for number, row in enumerate(rows))])
+    assert run(tmp_path / "indexed", folder) == plain
 
 
 def test_numbers_as_pandas_writes_them_give_the_same_rows(tmp_path: Path) -> None:
