@@ -70,6 +70,10 @@ class Samples:
         reader = reader or Reader.of(questions)
         self._score_changes(questions, answers, reader)
         self._score_findings(questions, answers, reader)
+        if halves := self.columns.keys() ^ MEASURES.keys():
+            raise NotImplementedError(
+                f"{', '.join(sorted(halves))}: a row of MEASURES or a column is missing in {__file__}"
+            )
 
     def __len__(self) -> int:
         return len(self.types)

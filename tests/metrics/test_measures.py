@@ -117,6 +117,12 @@ def test_where_nothing_changed_at_all_the_answers_are_judged_one_by_one(answer, 
     assert Samples(QUESTIONS[1:2], [answer]).summary()["change_f1"] == expected
 
 
+def test_half_a_measure_is_refused(monkeypatch):
+    monkeypatch.setitem(MEASURES, "length", "words of the answer")
+    with pytest.raises(NotImplementedError, match=r"length: a row of MEASURES or a column is missing in "):
+        Samples([], [])
+
+
 def test_a_question_without_long_answer_has_no_long_score():
     samples = Samples([question("1", "view", "PA view", long=None)], ["PA view"])
     assert samples.summary()["rouge_l"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import runpy
 import xml.etree.ElementTree
 from dataclasses import replace
 
@@ -340,3 +341,9 @@ def test_a_pair_that_was_not_composed_is_counted_and_its_row_stands_on_fewer():
 
 def test_an_interval_is_a_plain_triple():
     assert Control("same", "lumen", {"nothing": 3}, {"nothing": Interval(1.0, None, None)}).values == {"nothing": 1.0}
+
+
+def test_a_table_with_a_measure_that_nobody_defined_is_refused(monkeypatch):
+    monkeypatch.delitem(tables.DEFINITIONS, "finding_f1")
+    with pytest.raises(NotImplementedError, match=r"finding_f1: in a table, without a heading here or in measures\.py"):
+        runpy.run_path(tables.__file__)
