@@ -1,7 +1,7 @@
 """Builds instruction records of phantoms in memory, by the stages' own functions and without their files.
 
 They are what `prepare`, `rewrite` (engine `grammar`) and `instruct` write for a generated folder. The stand-in weights
-(`pretrain.py`) are trained on them, and `benchmarks/phantom_science.py` compares recipes on them.
+(`pretrain.py`) are trained on them.
 """
 
 from __future__ import annotations
