@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from math import log10
 from typing import Any
 
 from lumen_hpc.report.baselines import BASELINES
@@ -102,6 +103,7 @@ def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) ->
 
     def draw(figure: Any) -> None:
         panel = figure.subplots()
+        validated, validation_style = False, {"markerfacecolor": "none", "linewidth": 0.8}
         for model, rows in curves.items():
             steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
             steps, losses = steps[:: max(1, len(steps) // 800)], losses[:: max(1, len(losses) // 800)]
@@ -110,19 +112,15 @@ def training(curves: Mapping[str, Sequence[dict]], models: Mapping[str, str]) ->
             panel.plot(steps, _smooth(losses), color=color, linewidth=1.8, label=models[model])
             validation_points = [(row["step"], row[VALIDATION]) for row in rows if row.get(VALIDATION) is not None]
             if validation_points:
-                name = f"{models[model]}, validation"
-                panel.plot(
-                    *zip(*validation_points, strict=True),
-                    "D--",
-                    color=color,
-                    markerfacecolor="none",
-                    linewidth=0.8,
-                    label=name,
-                )
+                validated = True
+                panel.plot(*zip(*validation_points, strict=True), "D--", color=color, **validation_style)
+        if validated:
+            panel.plot([], [], "D--", color=INK, label="on validation records", **validation_style)
         panel.set_xlabel("optimizer step")
         panel.set_ylabel("training loss")
         panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        decades = log10(panel.get_ylim()[1] / panel.get_ylim()[0])
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_locator(NullLocator())
         _legend(panel)
@@ -238,10 +236,13 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def _legend(panel: Any) -> None:
-    """Above the panel, where it covers nothing."""
+    """Above the panel, where it covers nothing, in as many columns as the figure is wide."""
+    longest = max((len(name) for name in panel.get_legend_handles_labels()[1]), default=0)
+    columns = max(1, min(3, 80 // (longest + 8)))  # of letters, at 9 points and 6.4 inches
     panel.legend(
-        frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2
-    )
+        frameon=False, labelcolor=INK, fontsize=9, ncols=columns, loc="lower left", bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2,
+    )  # fmt: skip
 
 
 def svg(title: str, description: str, size: tuple[float, float], draw: Callable[[Any], None]) -> str:

@@ -145,7 +145,6 @@ def render(content: Content) -> str:
         published=tables.published,
         star=tables.star,
         baselines=BASELINES,
-        counts_of=tables.counts,
         few=_small_cells(content),
         ways=findings.WAYS,
         directions=(*findings.DIRECTIONS, findings.NOT_READ),
@@ -191,19 +190,16 @@ def _lead(content: Content) -> str:
 
 def _tiles(content: Content) -> list[dict]:
     """The principal model's headline numbers, and how many of the demo's gates passed."""
-    model = content.tables[0].rows[-1][0]
     tiles = []
     for cell in (cell for table in content.tables for cell in table.rows[-1][1]):
         if (cell.block, cell.measure) in _TILES + _DIAGNOSTIC_TILES and cell.value is not None:
             bounds = "" if cell.low is None else f"{cell.low:.2f}–{cell.high:.2f}"
-            name = f"{content.labels[model]} · {cell.block} · {MEASURES[cell.measure]}"
+            name = f"{cell.block} · {MEASURES[cell.measure]}"
             tiles.append({"name": name, "value": f"{cell.value:.3f}", "bounds": bounds, "kind": ""})
     if content.gates:
         passed = sum(gate.passed for gate in content.gates)
         kind = "good" if passed == len(content.gates) else "bad"
-        tiles.append(
-            {"name": "checks passed", "value": f"{passed} of {len(content.gates)}", "bounds": "", "kind": kind}
-        )
+        tiles.append({"name": "gates passed", "value": f"{passed} of {len(content.gates)}", "bounds": "", "kind": kind})
     return tiles
 
 

@@ -77,6 +77,12 @@ class Table:
         """Each block and how many columns it has, in order."""
         return [(block, len(list(columns))) for block, columns in groupby(block for block, _ in self.columns)]
 
+    @property
+    def usual_n(self) -> list[int]:
+        """The number of questions behind most values of each column; 0 where a column has none."""
+        columns = zip(*(cells for _, cells in self.rows), strict=True)
+        return [max(ns, key=ns.count) if (ns := [cell.n for cell in cells if cell.n]) else 0 for cells in columns]
+
 
 def tables(results: Results) -> list[Table]:
     """Tables 1 and 2, of those that the test questions fill; Holm's correction runs over the tests of both."""
@@ -109,7 +115,7 @@ def notes(results: Results) -> list[str]:
     lines = [
         *empty_blocks,
         f"{len(results.questions)} questions of {results.patients} patients, the same for every model; n is the number "
-        "of questions in a row, several where its columns differ.",
+        "of questions behind the numbers of a row (on the page, of a column), several where they differ.",
         f"In brackets: {percent} bootstrap intervals over patients with the tails of Student's t, {settings.bootstrap} "
         "resamples.",
         f"`*`: the displayed value differs from {results.label(results.principal)}'s. Two-sided permutation test that "

@@ -11,6 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 
 from lumen_hpc.config.schema import Evaluate
+from lumen_hpc.report import figures
 from lumen_hpc.report.assemble import report
 from tests.report import pretend
 
@@ -214,6 +215,33 @@ def test_few_questions_carry_a_warning(tmp_path, open_page):
     page = open_page(tmp_path)
     assert "stand on fewer than 30 questions" in page.locator("#results").inner_text()
     assert page.locator("#t1 ~ .scroll .flag").first.inner_text().startswith("n = ")
+
+
+def test_tables_fit_a_laptop_and_each_column_says_its_n(written, inputs, open_page):
+    page = open_page(written, viewport={"width": 1280, "height": 800})
+    cut = "[...document.querySelectorAll('#results .scroll')].filter((each) => each.scrollWidth > each.clientWidth)"
+    assert page.evaluate(f"{cut}.length") == 0
+    differences = sum(record["meta"]["type"] == "difference" for record in inputs.records)
+    heading = page.locator("#t1 ~ .scroll thead tr:last-child th").first.inner_text()
+    assert heading.split("\n") == ["BLEU-4", f"n = {differences}"]
+
+
+def test_the_curves_name_each_model_once_and_validation_once(written, open_page):
+    """A long legend is cut off at the figure's edge, and numbers of many decades would overlap."""
+    rows = [{"step": k, "loss": 10.0 ** (1 - k), "validation_loss": 1.0 if k == 3 else None} for k in range(6)]
+    figure = figures.training({"ft": rows, "lumen": rows}, {"ft": "NVILA-FT", "lumen": "LUMEN of a long name"})
+    page = open_page(written)
+    texts = page.evaluate(
+        """(svg) => { const box = document.createElement("div"); box.innerHTML = svg; document.body.append(box);
+        const right = box.querySelector("svg").getBoundingClientRect().right;
+        return [...box.querySelectorAll("text")].map((e) => [e.textContent, e.getBoundingClientRect().right < right]);
+        }""",
+        figure,
+    )
+    assert all(inside for _, inside in texts)
+    names = [text for text, _ in texts]
+    assert [names.count(name) for name in ("NVILA-FT", "LUMEN of a long name", "on validation records")] == [1, 1, 1]
+    assert {"10", "1", "0.1"} < set(names) and not {"0.5", "0.05", "0.2"} & set(names)
 
 
 def test_prediction_shows_the_reference_image_alone(written, open_page):
