@@ -6,8 +6,8 @@
 
 Images are named by their distance from the current one, as the prompt names them. A short answer and its sentence have
 one reading (`read`), by which sentences are checked and answers scored. A question is asked only where its answer is
-known and unique: not about levels without severity, ties for the worst, two images of one day, or an image whose
-findings are not recorded.
+known and unique: not about levels without severity, a finding that has a level on some images alone, ties for the
+worst, two images of one day, or an image whose findings are not recorded.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def timelines(findings: Sequence[Findings], days: Sequence[int]) -> Iterator[Tim
     if len(findings) < MIN_IMAGES or len(set(days)) < len(days):
         return
     for finding in sorted({name for study_findings in findings for name in study_findings}):
-        ranks = [_rank(study_findings, finding) for study_findings in findings]
+        ranks = _ranks(findings, finding)
         present = [rank != 0 for rank in ranks]
         if present[-1]:
             first = len(present) - 1
@@ -184,12 +184,17 @@ def _image_time(days: int) -> str:
     return "taken now" if days == 0 else f"{days} day{'s' * (days != 1)} before"
 
 
-def _rank(findings: Findings, finding: str) -> float | None:
-    """0 for absent, the severity of its level, None where its words give none; present without any level is 1."""
-    if finding not in findings:
-        return 0.0
-    level = findings[finding].get("level", "")
-    return severity(level) if level else 1.0
+def _ranks(findings: Sequence[Findings], finding: str) -> list[float | None]:
+    """Of each image: 0 for absent, the severity of its level; None where that is not known.
+
+    So it is where the words of a level give no severity, and where an image has no level while another has one: the
+    dataset's own difference answers state no change then. A finding that never has a level is 1 where it is present.
+    """
+    levels = [
+        study_findings[finding].get("level", "") if finding in study_findings else None for study_findings in findings
+    ]
+    unknown = None if any(levels) else 1.0
+    return [0.0 if level is None else severity(level) if level else unknown for level in levels]
 
 
 def _day(study: Row) -> Any:

@@ -53,10 +53,17 @@ def test_what_cannot_be_answered_is_not_asked() -> None:
     assert four == {"since when": "9 days before"}, "the oldest may be the worst"
 
 
-def test_a_finding_without_a_level_is_as_severe_as_a_minimal_one() -> None:
-    minimal = {"effusion": {"level": "minimal"}}
-    assert answers(NONE, {"effusion": {}}, minimal) == {"since when": "9 days before", "getting worse": "yes"}
-    assert answers(SMALL, {"effusion": {}}, NONE)["worst"] == "30 days before"
+def test_a_finding_that_has_a_level_on_some_images_alone_is_not_said_to_be_worse_or_better() -> None:
+    without_level = {"effusion": {}}
+    for levelled in (SMALL, LARGE):
+        assert answers(NONE, without_level, levelled) == {"since when": "9 days before"}
+        assert answers(levelled, without_level, NONE) == {}
+    assert answers(NONE, NONE, without_level) == {
+        "since when": "taken now",
+        "getting worse": "yes",
+        "worst": "taken now",
+    }
+    assert answers(NONE, without_level, without_level) == {"since when": "9 days before", "getting worse": "yes"}
 
 
 def test_the_current_image_alone_is_a_test_of_test_studies() -> None:
