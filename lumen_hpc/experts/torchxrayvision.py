@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from lumen_hpc.config.schema import Experts
 from lumen_hpc.data import images
 from lumen_hpc.errors import UserError
 from lumen_hpc.experts import xrv_weights
-from lumen_hpc.weights import locate_experts
+from lumen_hpc.weights import FORCE_WEIGHTS_ONLY, locate_experts, variable
 
 EXTRA_SIZES = {"age": 320, "race": 320, "view": 224}
 """Input size of each further expert [px]."""
@@ -107,35 +107,19 @@ def _pathology_model(name: str, folder: Path) -> torch.nn.Module:
     return kind(weights=name, cache_dir=str(folder))
 
 
-@contextmanager
-def _whole_modules_allowed() -> Iterator[None]:
-    """Lets torch unpickle TorchXRayVision's whole modules, whose hashes were verified by now.
-
-    A site may forbid that for the whole process, and other pickles stay forbidden.
-    """
-    restriction = os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD", None)
-    try:
-        yield
-    finally:
-        if restriction is not None:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = restriction
+def _whole_modules_allowed() -> AbstractContextManager[None]:
+    """Lets torch unpickle TorchXRayVision's whole modules, verified by now, where a site forbids it for all pickles."""
+    return variable(FORCE_WEIGHTS_ONLY, None)
 
 
 @contextmanager
 def _as_library_cache(folder: Path) -> Iterator[None]:
     """Lets models that search only the home folder find their weights in `folder`."""
-    home = os.environ.get("HOME")
     with tempfile.TemporaryDirectory() as top:
         (Path(top) / ".torchxrayvision").mkdir()
         (Path(top) / ".torchxrayvision" / "models_data").symlink_to(folder.absolute())
-        os.environ["HOME"] = top
-        try:
+        with variable("HOME", top):
             yield
-        finally:
-            if home is None:
-                del os.environ["HOME"]
-            else:
-                os.environ["HOME"] = home
 
 
 def _check_numbers(name: str, values: torch.Tensor, batch: Sequence[Mapping[str, Any]]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
 from unittest.mock import patch
 
 import torch
 
 import lumen_hpc.torchvision_compat  # noqa: F401  (DeepSpeed looks at transformers, which looks at torchvision)
+from lumen_hpc.weights import FORCE_WEIGHTS_ONLY, variable
 
 NAME = "cuda" if torch.cuda.is_available() else "cpu"
 os.environ.setdefault("DS_ACCELERATOR", NAME)
@@ -40,26 +40,10 @@ torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_addres
 deepspeed.utils.logger.setLevel("WARNING")
 warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls, not ours
 
-FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-"""The variable that lets torch unpickle only weights and plain values, whatever `torch.load` is asked for."""
 
-
-@contextlib.contextmanager
-def weights_only() -> Iterator[None]:
-    """Has DeepSpeed read a checkpoint without running code from it.
-
-    It loads with weights_only=False, which this overrides. Only inside the block: the process may be a notebook, whose
-    user reads other pickles.
-    """
-    earlier = os.environ.get(FORCE_WEIGHTS_ONLY)
-    os.environ[FORCE_WEIGHTS_ONLY] = "1"
-    try:
-        yield
-    finally:
-        if earlier is None:
-            del os.environ[FORCE_WEIGHTS_ONLY]
-        else:
-            os.environ[FORCE_WEIGHTS_ONLY] = earlier
+def weights_only() -> contextlib.AbstractContextManager[None]:
+    """Has DeepSpeed read a checkpoint without running code from it: it loads with weights_only=False."""
+    return variable(FORCE_WEIGHTS_ONLY, "1")
 
 
 __all__ = ["FORCE_WEIGHTS_ONLY", "NAME", "deepspeed", "weights_only", "zero_to_fp32"]
