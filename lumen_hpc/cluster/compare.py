@@ -129,6 +129,13 @@ def _dataset(settings: Settings) -> tuple:
 def _notes(results: list[RunResults], differences: list[Differences], confidence: float) -> Iterator[str]:
     first = results[0]
     for other, gap in zip(results[1:], differences, strict=True):
+        if not set(first.models) & set(other.models):
+            models = (f"{visible(', '.join(run.models))} of {run.name}" for run in (first, other))
+            yield (
+                f"no model in common: {', '.join(models)}; python -m lumen_hpc.metrics {first.name}/predict-* "
+                f"{other.name}/predict-* {first.name}/instruct/lumen-test.jsonl scores them on the same questions"
+            )
+            continue
         yield (
             f"{other.name} and {first.name}: {gap.shared} questions in common, of {len(other.questions)} and "
             f"{len(first.questions)}"

@@ -174,7 +174,8 @@ def _check_records(request: Request, plans: Sequence[StepPlan]) -> Iterator[Chec
             yield CheckResult(
                 "bad",
                 f"{folder} has no records for {name}, which lumen_hpc/models.py did not name when they were written",
-                f"run=NEW predict.models=[{name}] makes a run of its own, which `compare` sets beside this one",
+                f"give it a run of its own, run=NEW predict.models=[{name}]; python -m lumen_hpc.metrics scores the "
+                "answers of both runs on the same questions",
             )
 
 

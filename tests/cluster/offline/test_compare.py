@@ -73,6 +73,15 @@ def test_runs_that_share_no_question_have_no_interval(runs: Path, capsys: pytest
     assert "[" not in row and "in brackets" not in out
 
 
+def test_runs_without_a_model_in_common_are_told_what_scores_both(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    run(runs, "f", 20, **{"predict.models": "[ft]"})
+    (runs / "f" / "predict-lumen").rename(runs / "f" / "predict-ft")
+    assert launch.main(["compare", "runs=a,f", f"profile.runs={runs}"]) == 0
+    out = capsys.readouterr().out
+    assert "no model in common: lumen of a, ft of f; python -m lumen_hpc.metrics a/predict-* f/predict-*" in out
+    assert "questions in common" not in out
+
+
 @pytest.mark.parametrize(
     ("words", "shared"),
     [
