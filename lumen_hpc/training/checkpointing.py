@@ -292,9 +292,8 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
 
     def rng(self, checkpoint: Checkpoint) -> None:
-        """Restores this rank's generators if the checkpoint has the same number of ranks."""
-        if checkpoint.world_size == self._ranks.world_size:
-            restore_rng(torch.load(checkpoint.folder / f"rng-{self._ranks.rank:05d}.pt", weights_only=True))
+        """Restores this rank's generators from a checkpoint of the same number of ranks."""
+        restore_rng(torch.load(checkpoint.folder / f"rng-{self._ranks.rank:05d}.pt", weights_only=True))
 
 
 def _convert(source: Path, target: Path, beat: Beat) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -116,8 +117,11 @@ def run(
             else nullcontext(checkpoint.folder / TAG) as folder
         ):
             engine.load(folder.parent, folder.name)
-        checkpoints.rng(checkpoint)
         steps_done = checkpoint.step
+    if checkpoint is None or needs_conversion:
+        _seed_generator(seed, ranks.rank, steps_done)
+    else:
+        checkpoints.rng(checkpoint)
     if on_any_rank(should_stop()):  # requested during the start, before there is anything to save
         return engine, steps_done, steps_done == order.steps
     loop = Loop(work, train, ranks, order, engine, checkpoints, steps_done, should_stop, beat)
@@ -127,6 +131,11 @@ def run(
         checkpoints.abandon()
         raise
     return engine, loop.steps_done, finished
+
+
+def _seed_generator(seed: int, rank: int, step: int) -> None:
+    """Seeds torch, which draws dropout: each rank masks other places, as does each seed, and a change of ranks."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
 
 
 def _same_run(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:

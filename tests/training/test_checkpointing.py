@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import io
 import json
@@ -282,16 +281,6 @@ def test_a_rank_that_fails_soon_stops_waiting_for_the_others(tmp_path, monkeypat
     checkpoints.abandon()
     with pytest.raises(UserError, match="rank-00001 did not write their part in time"):
         checkpoints.finish()
-
-
-def test_generators_of_another_number_of_ranks_are_left_alone(kept):
-    save(kept, 3)
-    kept.finish()
-    random.seed(5)
-    expected = random.random()
-    random.seed(5)
-    kept.rng(dataclasses.replace(kept.latest(), world_size=2))
-    assert random.random() == expected
 
 
 def test_the_newest_checkpoint_is_that_of_the_largest_step(tmp_path):

@@ -94,6 +94,12 @@ def test_it_learns_and_the_loss_is_the_token_mean_over_the_whole_batch(trained, 
     assert rows[0]["supervised"] == batch.supervised
 
 
+def test_every_rank_draws_dropout_of_its_own(trained):
+    (checkpoint,) = (trained / "auto" / "checkpoints").glob("step-*5")
+    states = [torch.load(checkpoint / f"rng-{rank:05d}.pt", weights_only=True)["torch"] for rank in range(2)]
+    assert not torch.equal(*states)
+
+
 def test_shared_images_give_the_losses_of_separate_samples_in_fewer_tokens(trained, dataset):
     one, separate = toy.metrics(trained / "one"), toy.metrics(trained / "separate")
     assert sum(row["tokens"] for row in one) < 0.7 * sum(row["tokens"] for row in separate)
