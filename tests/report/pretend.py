@@ -75,10 +75,12 @@ def truth(patients: int, seed: int = 0) -> list[dict]:
 
 def _records(studies, rng):
     before, after = studies[:2]
-    asked = [("diagnostic", *each) for each in phantom_questions.diagnostic(after.states, after.portable, rng)]
+    question_fields = [
+        ("diagnostic", *each) for each in phantom_questions.diagnostic(after.states, after.portable, rng)
+    ]
     change = phantom_questions.difference(before.states, after.states)
-    asked += [("pair", *change), ("future", "prediction", "what will change?", change.short_answer)]
-    for k, (kind, type, question, short) in enumerate(asked):
+    question_fields += [("pair", *change), ("future", "prediction", "what will change?", change.short_answer)]
+    for k, (kind, type, question, short) in enumerate(question_fields):
         long = sentence(type, question, short)
         images = {"pair": [before, after], "future": [before], "diagnostic": [after]}[kind]
         tokens = {"pair": "reference image: <image>\nmain image, 3 days later: <image>", "future": "<image>"}
@@ -124,11 +126,11 @@ def _answers(records, model, right, findings, rng):
 
 def _seen(probe, findings):
     """What is really in the probe's image."""
-    found = findings[probe["images"][0]]
+    image_findings = findings[probe["images"][0]]
     kind, _, name = probe["id"].split("/", 2)[2].partition("/")
     if kind == "abnormality":
-        return f"This image shows {' and '.join(found) or 'no abnormality'}."
-    return f"The level of the {name} is {found.get(name, {}).get('level', 'small')}."
+        return f"This image shows {' and '.join(image_findings) or 'no abnormality'}."
+    return f"The level of the {name} is {image_findings.get(name, {}).get('level', 'small')}."
 
 
 def _scores(records, answers, rng):

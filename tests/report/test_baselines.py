@@ -23,12 +23,12 @@ NEW, NOTHING = "the main image has an additional finding of edema than the refer
 def test_majority_is_the_types_most_frequent_answer_and_question_only_that_of_the_question():
     learned = [row(f"l{k}", "presence", "is there edema?", "no") for k in range(5)]
     learned += [row(f"m{k}", "presence", "is there nodule?", "yes") for k in range(3)]
-    asked = [row("q", "presence", "is there nodule?", "yes"), row("r", "presence", "is there hernia?", "yes")]
-    found = answers(asked, learned, {}, {})
+    questions = [row("q", "presence", "is there nodule?", "yes"), row("r", "presence", "is there hernia?", "yes")]
+    rows = answers(questions, learned, {}, {})
     no = {id: sentence("presence", f"is there {name}?", "no") for id, name in (("q", "nodule"), ("r", "hernia"))}
-    assert found["majority"] == no
+    assert rows["majority"] == no
     yes = sentence("presence", "is there nodule?", "yes")
-    assert found["question"] == {"q": yes, "r": no["r"]}, "an unseen question: its template"
+    assert rows["question"] == {"q": yes, "r": no["r"]}, "an unseen question: its template"
 
 
 def test_narrowed_training_records_teach_the_same_and_hold_no_more_than_is_read():
@@ -40,18 +40,18 @@ def test_narrowed_training_records_teach_the_same_and_hold_no_more_than_is_read(
     assert narrow_rows == [{key: each[key] for key in narrow_rows[0]} for each in learned]
     assert {type(each["interval_days"]) for each in narrow_rows} == {type(None), int}, "1 day is not True"
     assert not narrow_rows[0].keys() & {"question_id", "long_answer", "sizes"}
-    asked = [row("q", "presence", "is there edema?", "yes"), row("d", "difference", WHAT, NEW, ref_study_id="r")]
+    questions = [row("q", "presence", "is there edema?", "yes"), row("d", "difference", WHAT, NEW, ref_study_id="r")]
     studies = {"r": {"edema": {"level": "mild"}}}
-    assert answers(asked, narrow_rows, studies, {}) == answers(asked, learned, studies, {})
+    assert answers(questions, narrow_rows, studies, {}) == answers(questions, learned, studies, {})
 
 
 def test_question_only_knows_how_far_ahead_a_prediction_is():
     learned = [row(f"l{k}", "prediction", "what will change?", NEW, interval_days=200 + k) for k in range(3)]
     learned += [row(f"m{k}", "prediction", "what next?", NOTHING, interval_days=1) for k in range(9)]
-    asked = [row("far", "prediction", "and in 230 days?", NEW, interval_days=230),
+    questions = [row("far", "prediction", "and in 230 days?", NEW, interval_days=230),
              row("near", "prediction", "and tomorrow?", NEW, interval_days=1)]  # fmt: skip
-    found = answers(asked, learned, {}, {})["question"]
-    assert found == {"far": "Edema is expected to appear.", "near": "No change is expected."}
+    rows = answers(questions, learned, {}, {})["question"]
+    assert rows == {"far": "Edema is expected to appear.", "near": "No change is expected."}
     assert [interval(days) for days in (None, 0, 1, 2, 400)] == [-1, 0, 1, 2, 7]
 
 
@@ -60,25 +60,25 @@ def test_reference_findings_name_the_changes_that_such_references_led_to():
     resolved = "the main image is missing the finding of edema than the reference image."
     learned = [row(f"l{k}", "difference", WHAT, resolved if k % 2 else NOTHING, ref_study_id=f"r{k}", interval_days=9)
                for k in range(40)]  # fmt: skip
-    asked = [row("a", "difference", WHAT, NOTHING, ref_study_id="r1", interval_days=9),
+    questions = [row("a", "difference", WHAT, NOTHING, ref_study_id="r1", interval_days=9),
              row("b", "difference", WHAT, NOTHING, ref_study_id="r2", interval_days=9)]  # fmt: skip
-    found = answers(asked, learned, studies, {})["prior"]
-    assert parse_difference(found["a"]).resolved == ("edema",) and not parse_difference(found["b"])
+    rows = answers(questions, learned, studies, {})["prior"]
+    assert parse_difference(rows["a"]).resolved == ("edema",) and not parse_difference(rows["b"])
 
 
 def test_experts_with_a_rule_compare_the_two_images_without_levels():
-    asked = [row("q", "difference", WHAT, NOTHING, ref_study_id="r", study_id="s")]
+    questions = [row("q", "difference", WHAT, NOTHING, ref_study_id="r", study_id="s")]
     experts = {"r": {"Edema": 0.9, "Nodule": 0.6}, "s": {"Edema": 0.4, "Nodule": 0.8}}
-    (text,) = answers(asked, [], {}, experts)["experts+rule"].values()
+    (text,) = answers(questions, [], {}, experts)["experts+rule"].values()
     change = parse_difference(text)
     assert (change.new, change.resolved, change.levels) == ((), ("edema",), ())
-    assert "experts+rule" not in answers(asked, [], {}, {})
+    assert "experts+rule" not in answers(questions, [], {}, {})
 
 
 def test_without_training_records_nothing_is_learned_from_the_test_set():
     inputs = pretend.inputs(patients=4)
-    asked = [record["meta"] for record in inputs.records]
-    assert set(answers(asked, [], inputs.findings, {})) == {"reference", "persistence"}
+    questions = [record["meta"] for record in inputs.records]
+    assert set(answers(questions, [], inputs.findings, {})) == {"reference", "persistence"}
 
 
 @pytest.fixture(scope="module")

@@ -283,10 +283,10 @@ def test_filters_that_back_brings_back_are_those_of_the_list(written, open_page)
     narrowed = shown(page)
     page.goto("about:blank")
     page.go_back()
-    kept = page.locator("[name=type]").input_value()
+    kind = page.locator("[name=type]").input_value()
     page.wait_for_function(
         "count => document.getElementById('count').textContent.startsWith(`${count} `)",
-        arg=narrowed if kept else 120,
+        arg=narrowed if kind else 120,
     )
 
 
@@ -305,8 +305,8 @@ def test_a_comparison_is_read_whole(written, open_page):
 def test_axe_finds_no_fault(written, open_page, scheme, width):
     page = open_page(written, color_scheme=scheme, viewport={"width": width, "height": 900})
     page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
-    found = Axe().run(page).response["violations"]
-    assert [(each["id"], each["impact"], each["nodes"][0]["html"]) for each in found] == []
+    violations = Axe().run(page).response["violations"]
+    assert [(each["id"], each["impact"], each["nodes"][0]["html"]) for each in violations] == []
 
 
 def test_dark_is_dark_and_the_button_overrides_it(written, open_page):

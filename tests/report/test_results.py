@@ -191,10 +191,10 @@ def test_a_missing_model_is_refused_and_a_missing_answer_counted(inputs):
     with pytest.raises(UserError, match="no answers of lumen"):
         pretend.results_of(cut)
     cut = pretend.inputs(patients=4)
-    missing = cut.answers["nvila"].pop(0)["question_id"]
+    question_id = cut.answers["nvila"].pop(0)["question_id"]
     rest = pretend.results_of(cut)
-    assert missing not in {row["question_id"] for row in rest.questions}
-    assert any("questions without an answer of nvila" in line and missing in line for line in rest.problems.lines())
+    assert question_id not in {row["question_id"] for row in rest.questions}
+    assert any("questions without an answer of nvila" in line and question_id in line for line in rest.problems.lines())
 
 
 def test_a_judge_that_skipped_a_question_lowers_n_for_every_model_and_is_counted():
@@ -227,11 +227,11 @@ def test_the_composed_baseline_compares_single_images(inputs, results):
 def test_a_model_compares_images_only_where_it_beats_every_models_readings(inputs):
     results = pretend.results_of(inputs)
     results.add_model("lumen+rule", dict.fromkeys(composed.answers(inputs.answers["ft"], results.reader), "edema"))
-    shown = comparison(results)
+    result = comparison(results)
     # LUMEN's own readings tell nothing; those of FT are the truth, which LUMEN reaches nine times in ten.
     assert results.cell("difference", "change_f1", "lumen+rule").value == 0
-    assert (shown.readings, shown.shown) == ("FT + rule", False)
-    assert "LUMEN (tiny NVILA) minus FT + rule" in str(shown) and "does not show that it compares" in str(shown)
+    assert (result.readings, result.shown) == ("FT + rule", False)
+    assert "LUMEN (tiny NVILA) minus FT + rule" in str(result) and "does not show that it compares" in str(result)
 
 
 def test_what_departs_from_the_paper_is_listed_and_shared_patients_come_before_any_number():
@@ -260,8 +260,8 @@ def test_a_pair_with_one_image_unasked_is_not_composed():
 
 @pytest.mark.parametrize("before, after", [("banana", "edema"), ("edema", ""), ("I cannot tell.", "banana")])
 def test_a_pair_with_an_image_that_was_not_read_says_nothing(before, after):
-    said = {"reference": before, "main": after}
-    rows = [{"question_id": f"q/{side}/abnormality", "control": "composed", "answer": a} for side, a in said.items()]
+    states = {"reference": before, "main": after}
+    rows = [{"question_id": f"q/{side}/abnormality", "control": "composed", "answer": a} for side, a in states.items()]
     assert composed.answers(rows, Reader(["edema"])) == {"q": ""}
 
 
@@ -285,9 +285,9 @@ def test_controls_know_what_was_shown(inputs, results):
     assert found["swapped"]["shown"] == 1 and found["swapped"]["original"] < 0.2
     assert found["same"]["nothing"] == 1
     assert found["other_patient"]["shown"] == 1 and found["other_patient"]["original"] < 0.6
-    known = {meta["study_id"]: inputs.findings[meta["study_id"]] for meta in studies}  # of no reference study
-    known |= {studies[k]["ref_study_id"]: inputs.findings[studies[k]["ref_study_id"]] for k in range(7)}
-    cut = next(each for each in controls(results, {"lumen": answers}, known) if each.name == "other_patient")
+    later_findings = {meta["study_id"]: inputs.findings[meta["study_id"]] for meta in studies}  # of no reference study
+    later_findings |= {studies[k]["ref_study_id"]: inputs.findings[studies[k]["ref_study_id"]] for k in range(7)}
+    cut = next(each for each in controls(results, {"lumen": answers}, later_findings) if each.name == "other_patient")
     assert cut.n == {"shown": 7, "original": len(studies)}, "n is that of the value beside it"
 
 
@@ -331,9 +331,9 @@ def test_cases_are_drawn_evenly_and_within_the_budget(results, monkeypatch, inpu
 
 def test_a_pair_that_was_not_composed_is_counted_and_its_row_stands_on_fewer():
     cut = pretend.inputs(patients=5)
-    missing = next(row for row in cut.answers["ft"] if row.get("control"))
-    question = missing["question_id"].partition("/")[0]
-    cut.answers["ft"].remove(missing)
+    control_row = next(row for row in cut.answers["ft"] if row.get("control"))
+    question = control_row["question_id"].partition("/")[0]
+    cut.answers["ft"].remove(control_row)
     rest = pretend.results_of(cut)
     assert rest.cell("difference", "rouge_l", "ft+rule").n == 4
     assert any("without an answer of ft+rule" in line and question in line for line in rest.problems.lines())

@@ -13,10 +13,10 @@ TEXTS = ["There is edema.", "Nothing has changed.", "The level of edema has chan
 
 
 def test_a_thousand_pairs_agree_and_the_page_says_so(written):
-    found = self_check({"a": TEXTS, "b": TEXTS[::-1]}, TEXTS, 1000, 0)
-    assert found.pairs == 1000 and max(found.bleu4, found.rouge_l) <= 1e-9
+    check = self_check({"a": TEXTS, "b": TEXTS[::-1]}, TEXTS, 1000, 0)
+    assert check.pairs == 1000 and max(check.bleu4, check.rouge_l) <= 1e-9
     text = "1,000 pairs of this run were scored by nltk and rouge-score too: greatest difference 0."
-    assert str(found) == text
+    assert str(check) == text
     assert text in (written / "index.html").read_text() and text in (written / "tables.md").read_text()
 
 

@@ -9,20 +9,20 @@ from lumen_hpc.report import slices
 
 
 def test_slices_partition_their_block_and_warn_of_small_n(inputs, results):
-    found = slices.slices(results, inputs.studies)
-    assert {each.by for each in found} >= {"question type", "interval (days)", "changes in the reference", "view"}
-    by_days = [each for each in found if (each.by, each.block) == ("interval (days)", "difference")]
+    groups = slices.slices(results, inputs.studies)
+    assert {each.by for each in groups} >= {"question type", "interval (days)", "changes in the reference", "view"}
+    by_days = [each for each in groups if (each.by, each.block) == ("interval (days)", "difference")]
     counts = [cell.n for each in by_days for cell in each.cells if (cell.measure, cell.model) == ("rouge_l", "lumen")]
     assert sum(counts) == 40
     assert all(each.small for each in by_days)  # 40 questions in several groups: each below 30
-    assert not any(each.small for each in found if max(cell.n for cell in each.cells) >= 30)
+    assert not any(each.small for each in groups if max(cell.n for cell in each.cells) >= 30)
 
 
 def test_where_nothing_changed_a_wrong_claim_is_one_of_many(inputs, results):
     """F1 over no facts would be 0 for a model with one wrong claim, and nothing for one without any."""
-    found = [each for each in slices.slices(results, inputs.studies) if each.by == "changes in the reference"]
-    assert [each.group for each in found if each.block == "difference"] == ["0", "1", "2", "3 or more"]
-    unchanged = next(each for each in found if (each.block, each.group) == ("difference", "0"))
+    groups = [each for each in slices.slices(results, inputs.studies) if each.by == "changes in the reference"]
+    assert [each.group for each in groups if each.block == "difference"] == ["0", "1", "2", "3 or more"]
+    unchanged = next(each for each in groups if (each.block, each.group) == ("difference", "0"))
     where = [i for i in np.flatnonzero(results.where("difference")) if not results.truth(i)]
     for model in ("lumen", "ft+rule", "ft"):
         (cell,) = (cell for cell in unchanged.cells if (cell.model, cell.measure) == (model, "direction"))
@@ -45,16 +45,18 @@ def test_age_and_race_are_sliced_as_the_experts_predict_them_since_the_model_is_
     race = [{"Asian": 0.1, "Black": 0.7, "White": 0.2}, {"Asian": 0.1, "Black": 0.1, "White": 0.8}]
     experts = {row["study_id"]: {"pathologies": {}, "age": 30 + 60 * (k % 2), "race": race[k % 2]}
                for k, row in enumerate(inputs.studies[1::2])}  # fmt: skip
-    found = slices.slices(results, inputs.studies, experts)
-    assert {each.group for each in found if each.by == "race by the expert"} == {"Black", "White"}
-    assert {each.group for each in found if each.by == "age by the expert (years)"} == {"under 40", "80 and over"}
+    groups = slices.slices(results, inputs.studies, experts)
+    assert {each.group for each in groups if each.by == "race by the expert"} == {"Black", "White"}
+    assert {each.group for each in groups if each.by == "age by the expert (years)"} == {"under 40", "80 and over"}
 
 
 def test_experts_on_and_off_are_compared_on_the_same_questions(inputs, results):
     asked = [row for row in inputs.answers["lumen"] if not row.get("control")][:60]
     off = [row | {"control": "no_experts", "answer": "no idea"} for row in asked]
-    found = slices.experts(results, {"lumen": off, "ft": asked})
-    given, withheld = (next(s for s in found if (s.group, s.block) == (g, "diagnostic")) for g in ("given", "withheld"))
+    groups = slices.experts(results, {"lumen": off, "ft": asked})
+    given, withheld = (
+        next(s for s in groups if (s.group, s.block) == (g, "diagnostic")) for g in ("given", "withheld")
+    )
     assert [cell.n for cell in given.cells] == [cell.n for cell in withheld.cells]
     assert {cell.model for cell in given.cells + withheld.cells} == {"lumen"}
     (with_them,), (without,) = ([c.value for c in s.cells if c.measure == "rouge_l"] for s in (given, withheld))

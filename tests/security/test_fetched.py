@@ -141,10 +141,10 @@ def test_another_file_in_the_place_of_a_published_one_is_put_aside_by_fetch(expe
         content = expert.read_bytes()
         expert.unlink()
         monkeypatch.setattr(torchxrayvision.utils, "download", lambda url, path: Path(path).write_bytes(content))
-    settings, said = Experts(extra=[], pathologies=[EXPERT]), []
-    assert xrv_weights.fetch(settings, expert.parent, said.append) == [f"{xrv_weights.url(EXPERT)} to {expert}"]
+    settings, messages = Experts(extra=[], pathologies=[EXPERT]), []
+    assert xrv_weights.fetch(settings, expert.parent, messages.append) == [f"{xrv_weights.url(EXPERT)} to {expert}"]
     assert not expert.exists() and expert.with_name(f"{expert.name}.unknown").exists()
-    assert not (expert.parent / xrv_weights.HASHES_FILE).exists() and "has another SHA-256" in said[-1]
+    assert not (expert.parent / xrv_weights.HASHES_FILE).exists() and "has another SHA-256" in messages[-1]
 
 
 def test_a_published_file_that_was_copied_by_hand_needs_no_trust(expert, monkeypatch):

@@ -127,8 +127,8 @@ def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(run, name, verb, caps
     (run / name).unlink(missing_ok=True)
     os.mkfifo(run / name)
     code = shell(run, verb)
-    said = capsys.readouterr().err
-    assert code == (2 if said else code) and (not said or f"{run / name}: a pipe, a device or a folder" in said)
+    error = capsys.readouterr().err
+    assert code == (2 if error else code) and (not error or f"{run / name}: a pipe, a device or a folder" in error)
 
 
 @pytest.mark.parametrize("name", ["layout", "prepare/manifest.jsonl"])
@@ -158,10 +158,10 @@ def test_a_shard_with_a_tebibyte_of_holes_is_not_read(copied, monkeypatch):
 
 def test_the_temporary_file_of_a_new_one_is_not_somebody_elses(tmp_path):
     """Who can write the folder creates it first, open for himself: what is written would be his to read."""
-    planted = tmp_path / f"tables.csv.{os.getpid()}.tmp"
-    planted.write_text("")
-    planted.chmod(0o666)
-    with planted.open("rb") as theirs, atomic(tmp_path / "tables.csv", private=True) as out:
+    file = tmp_path / f"tables.csv.{os.getpid()}.tmp"
+    file.write_text("")
+    file.chmod(0o666)
+    with file.open("rb") as theirs, atomic(tmp_path / "tables.csv", private=True) as out:
         out.write(b"a record")
         out.flush()
         assert os.fstat(theirs.fileno()).st_ino != os.fstat(out.fileno()).st_ino
@@ -171,13 +171,13 @@ def test_the_temporary_file_of_a_new_one_is_not_somebody_elses(tmp_path):
 
 def test_a_temporary_file_that_comes_back_is_not_written(tmp_path, monkeypatch):
     """Between removing it and creating a new one, the attacker is faster."""
-    planted = tmp_path / f"a.json.{os.getpid()}.tmp"
+    file = tmp_path / f"a.json.{os.getpid()}.tmp"
     unlink = Path.unlink
 
     def again(path: Path, missing_ok: bool = False) -> None:
         unlink(path, missing_ok=missing_ok)
-        if path == planted:
-            planted.write_text("theirs")
+        if path == file:
+            file.write_text("theirs")
 
     monkeypatch.setattr(Path, "unlink", again)
     with pytest.raises(FileExistsError), atomic(tmp_path / "a.json") as out:
@@ -217,8 +217,8 @@ def test_of_an_endless_log_only_the_end_is_read(run, capsys):
         stream.write(b"\nthe end\n")
     assert last_lines(log, 1) == ["the end"]
     assert shell(run, "logs") == 0
-    shown = capsys.readouterr().out
-    assert "the end" in shown and len(shown) < 10_000
+    printed = capsys.readouterr().out
+    assert "the end" in printed and len(printed) < 10_000
 
 
 @only_root

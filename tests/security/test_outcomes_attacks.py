@@ -127,8 +127,8 @@ def test_no_text_of_a_row_reaches_a_message_or_a_file(tmp_path, broken):
         run(tmp_path / "out", folder)
     except UserError as error:
         message = str(error)
-    found = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and MARKER.encode() in file.read_bytes()]
-    assert found == [] and MARKER not in message
+    leaks = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and MARKER.encode() in file.read_bytes()]
+    assert leaks == [] and MARKER not in message
     assert broken != "gzip" or "download the file again" in message
 
 
@@ -138,10 +138,10 @@ def test_a_text_in_the_column_of_races_is_no_subgroup(tmp_path, race):
     tables = small.tables()
     for row in tables.rows["hosp/admissions"]:
         row["race"] = race
-    found = run(tmp_path / "out", small.write(tmp_path / "iv", tables, compressed=False))
-    for content in found.values():
+    contents = run(tmp_path / "out", small.write(tmp_path / "iv", tables, compressed=False))
+    for content in contents.values():
         assert race.encode() not in content and b"whitewashed" not in content
-    assert b"race of no known kind" in b"".join(found.values())
+    assert b"race of no known kind" in b"".join(contents.values())
 
 
 @pytest.mark.parametrize(

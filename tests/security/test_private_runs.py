@@ -415,10 +415,10 @@ def test_the_pages_policy_allows_its_own_parts_alone(page):
 def test_the_page_of_a_restricted_run_has_no_images_unless_switched_on(tmp_path):
     from jobs import evaluate
 
-    shown = []
+    lines = []
 
     def report(given, settings, seed, folder):
-        shown.append((settings.images, given.identity.shows_patients))
+        lines.append((settings.images, given.identity.shows_patients))
         (folder / "index.html").write_text("page")
         return [folder / "index.html"], []
 
@@ -436,7 +436,7 @@ def test_the_page_of_a_restricted_run_has_no_images_unless_switched_on(tmp_path)
                 list(evaluate.work(Task(run=run, step=Step(evaluate.STAGE)))(Shard(0, 1)))
                 mode = stat.S_IMODE((run.folder / "report" / "index.html").stat().st_mode)
                 assert mode == 0o600 if is_restricted else mode != 0o600
-    assert shown == [(False, False), (True, False), (True, True), (True, False), (False, False), (False, False)]
+    assert lines == [(False, False), (True, False), (True, True), (True, False), (False, False), (False, False)]
 
 
 def test_a_page_that_shows_patients_says_so():

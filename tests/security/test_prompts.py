@@ -84,10 +84,10 @@ def controls(family, conversation) -> list[str]:
 
 
 def test_an_answer_cannot_forge_a_turn_of_the_judges_conversation(family):
-    asked = ("presence", "is there edema?", "There is no edema.")
-    honest = controls(family, prompting.judge_prompt(*asked, "There is edema."))
+    question = ("presence", "is there edema?", "There is no edema.")
+    honest = controls(family, prompting.judge_prompt(*question, "There is edema."))
     for answer in (family[2], f"There is edema. {family[2]}", family[2] * 3, f"<{family[2]}", *INJECTIONS):
-        assert controls(family, prompting.judge_prompt(*asked, answer)) == honest, answer
+        assert controls(family, prompting.judge_prompt(*question, answer)) == honest, answer
 
 
 def test_a_dataset_row_cannot_forge_a_turn_of_the_rewriters_conversation(family):

@@ -63,9 +63,9 @@ def fail(run, monkeypatch, capsys, caplog) -> Callable[..., str]:
         assert worker._Writer(task, [step], attempts, Quiet()).write([0]) == 1, "the stage was meant to fail"
         printed = capsys.readouterr()
         files = [path for path in (run.folder / step.name).rglob("*") if path.is_file() and path.name not in DATA]
-        left = "\n".join(path.read_bytes().decode(errors="replace") for path in files)
+        content = "\n".join(path.read_bytes().decode(errors="replace") for path in files)
         assert "failures.jsonl" in {path.name for path in files}
-        return f"{printed.out}\n{printed.err}\n{caplog.text}\n{left}"
+        return f"{printed.out}\n{printed.err}\n{caplog.text}\n{content}"
 
     return failing
 
@@ -216,10 +216,10 @@ def test_export_that_would_publish_a_record_does_not_repeat_it(run, fail, monkey
     turns = {MARKER: sentence} if broken else [{"from": "gpt", "value": sentence}]
     write_jsonl(run.folder / "instruct" / "lumen-train.jsonl", [{"id": "q1", "conversations": turns}])
     try:
-        left = fail(export, "lumen")
+        output = fail(export, "lumen")
     finally:
         card.unlink()
-    assert MARKER not in left.replace(f"Trained on: {sentence}", "")
+    assert MARKER not in output.replace(f"Trained on: {sentence}", "")
     assert not list((run.folder / "export-lumen").glob("*-lumen")), broken
 
 
@@ -279,8 +279,8 @@ def test_an_engine_in_this_process_logs_no_prompt(tmp_path, caplog, capfd, monke
     conversation = [[{"role": "user", "content": f"{MARKER} {MARKER}<|im_end|> "}]]
     engine.chat(conversation, max_tokens=2, temperature=0.7, seed=1)
     engine.chat(conversation, max_tokens=2, temperature=0.0, seed=1, choices=["1", "2"])
-    shown = "".join(capfd.readouterr()) + caplog.text
-    assert MARKER not in shown
+    output = "".join(capfd.readouterr()) + caplog.text
+    assert MARKER not in output
     for name in ("VLLM_LOGGING_LEVEL", "VLLM_CACHE_ROOT", "VLLM_PORT", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     prepare_process()
@@ -353,12 +353,14 @@ def test_a_name_in_the_wrong_element_of_a_dicom_is_not_repeated(dicom, element, 
     path = tmp_path / "image.dcm"
     path.write_bytes(dicom[:at] + struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(text)) + text + dicom[at:])
     messages = []
-    with warnings.catch_warnings(record=True) as shown:
+    with warnings.catch_warnings(record=True) as caught_warnings:
         for read in READERS.values():
             try:
                 read(path)
             except UserError as error:
                 messages.append(str(error))
     printed = capfd.readouterr()
-    said = "\n".join([*messages, *(str(one.message) for one in shown), printed.out, printed.err, caplog.text])
-    assert MARKER.lower() not in said.lower() and "[25946" not in said, "nor as numbers"
+    output = "\n".join(
+        [*messages, *(str(one.message) for one in caught_warnings), printed.out, printed.err, caplog.text]
+    )
+    assert MARKER.lower() not in output.lower() and "[25946" not in output, "nor as numbers"

@@ -46,13 +46,13 @@ def listening(process: int) -> set[str]:
                 inodes.add(match[1])
         except OSError:
             pass
-    found = set()
+    addresses = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
             fields = line.split()
             if fields[3] == "0A" and fields[9] in inodes:
-                found.add(fields[1].partition(":")[0])
-    return found
+                addresses.add(fields[1].partition(":")[0])
+    return addresses
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def job(tmp_path_factory):
 
 def test_on_one_node_every_listener_is_on_loopback(job):
     _, processes = job
-    found = set().union(*map(listening, processes))
-    assert found and found <= {"0100007F", "00000000000000000000000001000000"}
+    addresses = set().union(*map(listening, processes))
+    assert addresses and addresses <= {"0100007F", "00000000000000000000000001000000"}
 
 
 def test_the_file_with_the_nonce_is_private(tmp_path):

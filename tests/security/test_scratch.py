@@ -46,9 +46,9 @@ def test_a_scratch_folder_is_private_and_its_name_cannot_be_guessed(scratch):
 
 
 def test_vllms_caches_lie_in_a_private_folder_of_the_profiles_scratch_and_are_removed(scratch):
-    done = prepared(LUMEN_SCRATCH=str(scratch))
-    assert done.returncode == 0, done.stderr
-    cache, inductor = map(Path, done.stdout.split()[-2:])
+    process = prepared(LUMEN_SCRATCH=str(scratch))
+    assert process.returncode == 0, process.stderr
+    cache, inductor = map(Path, process.stdout.split()[-2:])
     assert cache.parent == scratch and inductor.parent == cache
     assert list(scratch.iterdir()) == []
 
@@ -66,8 +66,8 @@ def test_a_cache_folder_that_another_user_could_fill_is_refused(tmp_path, kind):
         os.chown(cache, 12345, -1)
     else:
         pytest.skip("only root can give a folder away")
-    done = prepared(VLLM_CACHE_ROOT=str(cache))
-    assert done.returncode != 0 and "give a folder of your own" in done.stderr
+    process = prepared(VLLM_CACHE_ROOT=str(cache))
+    assert process.returncode != 0 and "give a folder of your own" in process.stderr
 
 
 def test_a_scratch_folder_without_its_sticky_bit_is_refused(scratch):

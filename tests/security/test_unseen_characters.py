@@ -77,9 +77,9 @@ def report(tmp_path_factory) -> Path:
 
 def test_no_file_of_the_report_holds_them(report):
     """With a bidirectional override, `no effusion` reads `noisuffe on` in a browser, an editor and a pull request."""
-    shown = [path for path in report.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
-    assert {path.suffix for path in shown} >= {".html", ".md", ".csv", ".tex", ".svg"}
-    for path in shown:
+    files = [path for path in report.rglob("*") if path.is_file() and path.suffix != ".jsonl"]
+    assert {path.suffix for path in files} >= {".html", ".md", ".csv", ".tex", ".svg"}
+    for path in files:
         assert attacked(path.read_text()) == [], path.name
     text = (report / "index.html").read_text()
     assert "no effusion\ufffd" in text and "<b>|" not in text

@@ -31,9 +31,11 @@ def test_a_job_imports_nothing_from_where_it_was_submitted(tmp_path, line):
         script = "\n".join([*lines, program])
         return subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
 
-    done = job(preamble)
-    assert done.returncode == 0, done.stderr
-    assert f"'{tmp_path}/code'" in done.stdout and "'/sw/x'" in done.stdout and f"'{tmp_path}'" not in done.stdout
+    process = job(preamble)
+    assert process.returncode == 0, process.stderr
+    assert (
+        f"'{tmp_path}/code'" in process.stdout and "'/sw/x'" in process.stdout and f"'{tmp_path}'" not in process.stdout
+    )
     unguarded = job([part for part in preamble if part != sbatch.EMPTY_ENTRY_REMOVAL])
     assert "a neighbour's json" in unguarded.stderr, "the attack must work without the guard"
 

@@ -56,9 +56,9 @@ def test_two_images_are_asked_about_as_the_training_records_are(made, model):
     reply = model.ask(DIFFERENCE, image=images[1], reference=images[0], days=3)
     assert reply.prompt == "reference image: <image>\nmain image, 3 days later: <image>\nwhat has changed?"
     assert reply.answer == _predicted(made, images, reply.prompt)
-    swapped = model.ask(DIFFERENCE, image=images[0], reference=images[1], days=-3)
-    assert "main image, 3 days before: <image>" in swapped.prompt
-    assert swapped.answer == _predicted(made, images[::-1], swapped.prompt)
+    swapped_reply = model.ask(DIFFERENCE, image=images[0], reference=images[1], days=-3)
+    assert "main image, 3 days before: <image>" in swapped_reply.prompt
+    assert swapped_reply.answer == _predicted(made, images[::-1], swapped_reply.prompt)
 
 
 def test_one_image_is_asked_about_as_the_training_records_are(made, model):
@@ -69,9 +69,9 @@ def test_one_image_is_asked_about_as_the_training_records_are(made, model):
 
 
 def test_the_experts_words_follow_their_picture(made):
-    heard = TrainedModel(nvila.load(made / "base"), experts=lambda data: f"{len(data)} bytes.", max_new_tokens=1)
+    expert_model = TrainedModel(nvila.load(made / "base"), experts=lambda data: f"{len(data)} bytes.", max_new_tokens=1)
     paths = [made / "0-reference.png", made / "0-main.png"]
-    reply = heard.ask(DIFFERENCE, image=paths[1], reference=paths[0], days=1)
+    reply = expert_model.ask(DIFFERENCE, image=paths[1], reference=paths[0], days=1)
     first, second = (path.stat().st_size for path in paths)
     assert reply.prompt == (
         f"reference image: <image>\n{first} bytes.\nmain image, 1 day later: <image>\n{second} bytes.\n{DIFFERENCE}"
@@ -187,8 +187,8 @@ def test_the_terminal_answers_and_says_what_is_missing(made, tmp_path, capsys):
 def test_a_wrong_file_is_said_before_torch_is_loaded(made, tmp_path, words, message):
     words = ["ask", f"runs={tmp_path}", f"weights={made / 'base'}", *(word.format(made=made) for word in words), "so?"]
     program = f"import sys, launch; code = launch.main({words!r}); assert 'torch' not in sys.modules; sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and message in done.stderr, done.stderr
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 2 and message in process.stderr, process.stderr
 
 
 @pytest.mark.parametrize(
@@ -210,9 +210,9 @@ def test_what_may_not_be_meant_is_said_and_answered(made, monkeypatch, capsys, w
     monkeypatch.chdir(made)
     Image.new("RGB", (64, 64), (200, 90, 20)).save("screen.png")
     assert launch.main(["ask", "weights=base", "predict.max_new_tokens=1", *words]) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lumen: ")]
-    said.remove("lumen: the answer was cut after 1 tokens (predict.max_new_tokens)")
-    assert len(said) == bool(doubt) and doubt in "".join(said)
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("lumen: ")]
+    warnings.remove("lumen: the answer was cut after 1 tokens (predict.max_new_tokens)")
+    assert len(warnings) == bool(doubt) and doubt in "".join(warnings)
 
 
 def test_a_cut_answer_is_told_from_a_whole_one(made, model, monkeypatch):

@@ -83,11 +83,11 @@ class PlainReader:
         newline = self.tokenizer.encode("\n", add_special_tokens=False)
         before, after = (embed(torch.tensor(part)) for part in (ids[:place], newline + ids[place + 1 :]))
         row = torch.cat([before, self.picture(image), after])[None]
-        found: list[int] = []
+        answer_ids: list[int] = []
         for _ in range(tokens):
-            found.append(int(self.llm(inputs_embeds=row).logits[0, -1].argmax()))
-            row = torch.cat([row, embed(torch.tensor([[found[-1]]]))], dim=1)
-        return found
+            answer_ids.append(int(self.llm(inputs_embeds=row).logits[0, -1].argmax()))
+            row = torch.cat([row, embed(torch.tensor([[answer_ids[-1]]]))], dim=1)
+        return answer_ids
 
 
 def test_a_plain_reader_gives_the_same_answer(folders, flat):

@@ -125,8 +125,8 @@ def test_the_datasets_questions_and_free_ones_of_the_other_kinds(browser_page, f
     for place, question in ((-2, chosen), (-1, "Is the heart large?")):
         assert model.parts(place)[0]["text"].endswith(f"\n{question}")
         assert [
-            np.array_equal(shown, grey_levels(files / name))
-            for shown, name in zip(model.images(place), images, strict=True)
+            np.array_equal(picture, grey_levels(files / name))
+            for picture, name in zip(model.images(place), images, strict=True)
         ] == [True]
 
 
@@ -204,8 +204,8 @@ def test_it_is_accessible_and_says_not_for_clinical_use(browser_page, files, sch
     load(browser_page, files)
     browser_page.locator("#ask").click()
     answered(browser_page, 1)
-    found = Axe().run(browser_page).response["violations"]
-    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
+    violations = Axe().run(browser_page).response["violations"]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations] == []
     assert browser_page.locator("header .warning").is_visible()
     assert browser_page.get_by_text("Not for clinical use").count() == 2
 
@@ -264,8 +264,10 @@ def test_a_question_that_cannot_be_asked_is_refused(given, message):
 
 
 def test_a_prediction_never_shows_the_later_image():
-    asked = page.PageQuestion("prediction", "What in {days} days?", {"reference": "data:a", "main": "data:b"}, {}, 30)
-    text, *images = asked.content()
+    question = page.PageQuestion(
+        "prediction", "What in {days} days?", {"reference": "data:a", "main": "data:b"}, {}, 30
+    )
+    text, *images = question.content()
     assert text["text"] == "<image>\nWhat in 30 days?"
     assert [image["image_url"]["url"] for image in images] == ["data:a"]
 

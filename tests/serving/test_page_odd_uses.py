@@ -36,9 +36,9 @@ def test_days_that_are_no_whole_number_are_not_asked_about(browser_page, files, 
 @needs_chromium
 def test_the_image_that_is_missing_is_named_as_the_page_names_it(browser_page, files, model):
     fault = browser_page.locator("#fault")
-    given = browser_page.locator("[data-name=reference]")
-    given.locator("input[type=file]").set_input_files(files / "dark.dcm")
-    given.locator(".about", has_text="dark.dcm").wait_for()
+    reference = browser_page.locator("[data-name=reference]")
+    reference.locator("input[type=file]").set_input_files(files / "dark.dcm")
+    reference.locator(".about", has_text="dark.dcm").wait_for()
     for button in ("ask", "swapped"):
         browser_page.locator(f"#{button}").click()
         expect(fault).to_have_text("the radiograph is missing: this kind of question is about it")
@@ -205,9 +205,9 @@ def test_answers_of_any_length_and_script_stay_within_the_window(browser_page, f
         model.answer = answer
         browser_page.locator("#ask").click()
         expect(browser_page.locator("#answers .chips")).to_have_count(count)
-    shown = browser_page.locator("#answers .text")
-    assert shown.first.inner_text() == "(empty answer)" and shown.nth(1).inner_text() == "<b>No</b>"
-    assert shown.nth(3).evaluate("part => getComputedStyle(part).direction") == "rtl"
+    texts = browser_page.locator("#answers .text")
+    assert texts.first.inner_text() == "(empty answer)" and texts.nth(1).inner_text() == "<b>No</b>"
+    assert texts.nth(3).evaluate("part => getComputedStyle(part).direction") == "rtl"
     assert browser_page.evaluate("document.documentElement.scrollWidth") <= width
     browser_page.emulate_media(media="print", color_scheme="dark")
     assert browser_page.evaluate("getComputedStyle(document.body).color") == "rgb(24, 35, 44)", "ink on paper"
@@ -216,9 +216,9 @@ def test_answers_of_any_length_and_script_stay_within_the_window(browser_page, f
 
 @pytest.mark.parametrize("days", [10**6, -(10**6), 10**400])
 def test_more_days_than_a_life_has_are_refused(days):
-    asked = {"kind": "prediction", "question": "what?", "images": {"reference": "data:,"}, "interval": days}
+    question = {"kind": "prediction", "question": "what?", "images": {"reference": "data:,"}, "interval": days}
     with pytest.raises(UserError, match=r"days between the images: at most 36525, a century"):
-        page.PageQuestion(**json.loads(json.dumps(asked)))
+        page.PageQuestion(**json.loads(json.dumps(question)))
 
 
 @pytest.mark.parametrize("days", [True, "30", 30.0, [30]])
@@ -228,9 +228,9 @@ def test_days_of_another_type_are_refused(days):
 
 
 def test_a_prediction_is_asked_as_in_training():
-    asked = {"kind": "prediction", "question": "What in {days} days?", "images": {"reference": "data:,"}}
+    question = {"kind": "prediction", "question": "What in {days} days?", "images": {"reference": "data:,"}}
     for days, words in ((1, "What in 1 day?"), (30, "What in 30 days?")):
-        assert page.PageQuestion(**asked, interval=days).content()[0]["text"].endswith(words)
+        assert page.PageQuestion(**question, interval=days).content()[0]["text"].endswith(words)
     for days in (0, -3):
         with pytest.raises(UserError, match=f"about later days, and {days} are between"):
-            page.PageQuestion(**asked, interval=days)
+            page.PageQuestion(**question, interval=days)

@@ -76,8 +76,8 @@ def _text(text: str) -> dict:
     ],
 )
 def test_the_chat_template_writes_the_native_prompt(folders, family, content, value):
-    opened = Preprocessor.open(folders[family])
-    config, tokenizer = opened.config, opened.tokenizer
+    preprocessor = Preprocessor.open(folders[family])
+    config, tokenizer = preprocessor.config, preprocessor.tokenizer
     turns = [{"from": "human", "value": value}, {"from": "gpt", "value": "No."}, {"from": "human", "value": "Why?"}]
     messages = chat.place_images(turns, [1] * value.count("<image>"), config.aspect, inline=True)
     asked = [

@@ -15,18 +15,18 @@ from tests.training import tiny
 @pytest.mark.parametrize("aspect", [{"aspect": "resize"}, {"aspect": "dynamic_s2", "projector": "mlp_downsample"}])
 def test_both_engines_write_the_same_rows(tmp_path, aspect):
     pytest.importorskip("vllm")
-    made = tiny.make(tmp_path, image=(70, 90), image_size=32, **aspect)
-    questions = Records(made / "records.jsonl")
+    run = tiny.make(tmp_path, image=(70, 90), image_size=32, **aspect)
+    questions = Records(run / "records.jsonl")
     controls = ["swapped", "same", "other_patient", "no_image"]
 
     def rows(engine: str) -> list[dict]:
         settings = Predict(engine=engine, max_new_tokens=8, controls=controls, batch_tokens=200)
-        opened = predictor.open_predictor(made / "base", settings, model="lumen")
+        engine = predictor.open_predictor(run / "base", settings, model="lumen")
         spans = (range(3), range(3, 15))  # two shards of one task
-        found = [row for span in spans for row in opened.answer(questions, span)]
+        answer_rows = [row for span in spans for row in engine.answer(questions, span)]
         if engine == "vllm":
-            opened._model.llm.llm_engine.engine_core.shutdown()
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in found]
+            engine._model.llm.llm_engine.engine_core.shutdown()
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in answer_rows]
 
     native = rows("native")
     assert len(native) > 15 and any("control" in row for row in native)

@@ -136,14 +136,14 @@ def test_bad_input_is_answered_400_with_one_clear_line(client, content, message)
 GREY = Image.fromarray(np.arange(4096, dtype=np.uint8).reshape(64, 64))
 
 
-def _said(reply) -> list[str]:
+def _texts(reply) -> list[str]:
     return [choice.message.content for choice in reply.choices]
 
 
 def test_forms_of_a_request_that_mean_the_same_are_answered_alike(client):
     """Streams, bounds that are not reached, odd names of types, an alpha channel and line breaks change no answer."""
     question = _text("What has changed?")
-    expected = _said(_ask(client, [_url(GREY), question]))
+    expected = _texts(_ask(client, [_url(GREY), question]))
     head, _, data = _url(GREY)["image_url"]["url"].partition(",")
     lines = "\r\n".join(data[place : place + 76] for place in range(0, len(data), 76))
     for url in (
@@ -152,14 +152,14 @@ def test_forms_of_a_request_that_mean_the_same_are_answered_alike(client):
         f"data:application/pdf;base64,{data}",
         f"{head},{data.rstrip('=')}",
     ):
-        assert _said(_ask(client, [_image(url), question])) == expected
+        assert _texts(_ask(client, [_image(url), question])) == expected
     for mode in ("RGB", "RGBA", "LA"):
-        assert _said(_ask(client, [_url(GREY.convert(mode)), question])) == expected
+        assert _texts(_ask(client, [_url(GREY.convert(mode)), question])) == expected
     for options in (
         {"temperature": 0}, {"seed": 7}, {"stop": []}, {"stop": ["never written"]}, {"n": 1}, {"logprobs": True},
         {"top_p": 1.0}, {"user": "somebody"}, {"extra_body": {"detail": "high"}},
     ):  # fmt: skip
-        assert _said(_ask(client, [_url(GREY), question], **options)) == expected, options
+        assert _texts(_ask(client, [_url(GREY), question], **options)) == expected, options
     streamed = _ask(client, [_url(GREY), question], stream=True, stream_options={"include_usage": True})
     assert "".join(event.choices[0].delta.content or "" for event in streamed if event.choices) == expected[0]
     assert client.models.list().data[0].id == "lumen"
@@ -168,13 +168,13 @@ def test_forms_of_a_request_that_mean_the_same_are_answered_alike(client):
 def test_requests_of_other_kinds_are_answered(client):
     two = _ask(client, [_url(GREY), _text("Why?")], n=2, temperature=1.0, seed=1)
     again = _ask(client, [_url(GREY), _text("Why?")], n=2, temperature=1.0, seed=1)
-    assert len(two.choices) == 2 and _said(two) == _said(again)
+    assert len(two.choices) == 2 and _texts(two) == _texts(again)
     limited = _ask(client, [_url(GREY), _text("Why?")], max_tokens=None, max_completion_tokens=1)
     assert limited.usage.completion_tokens == 1 and limited.choices[0].finish_reason == "length"
     word = _ask(client, "Is the heart normal?", max_tokens=8, logprobs=True, top_logprobs=3)
     assert all(len(token.top_logprobs) == 3 for token in word.choices[0].logprobs.content)
-    cut = _ask(client, "Is the heart normal?", max_tokens=8, stop=[_said(word)[0][2]])
-    assert cut.choices[0].finish_reason == "stop" and _said(cut)[0] == _said(word)[0][:2]
+    cut = _ask(client, "Is the heart normal?", max_tokens=8, stop=[_texts(word)[0][2]])
+    assert cut.choices[0].finish_reason == "stop" and _texts(cut)[0] == _texts(word)[0][:2]
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [_url(GREY), _text("What is this?")]},
@@ -258,9 +258,11 @@ def test_an_image_is_told_from_another_by_its_pixels_whatever_name_a_request_giv
     from openai import BadRequestError
 
     white = Image.new("L", (64, 64), 255)
-    expected = [_said(_ask(client, [_url(picture), _text("Why?")])) for picture in (GREY, white)]
-    named = [_said(_ask(client, [_url(picture) | {"uuid": "main"}, _text("Why?")])) for picture in (GREY, white)]
-    assert named == expected and expected[0] != expected[1]
+    expected = [_texts(_ask(client, [_url(picture), _text("Why?")])) for picture in (GREY, white)]
+    named_answers = [
+        _texts(_ask(client, [_url(picture) | {"uuid": "main"}, _text("Why?")])) for picture in (GREY, white)
+    ]
+    assert named_answers == expected and expected[0] != expected[1]
     with pytest.raises(BadRequestError, match="by its uuid alone: send the image itself"):
         _ask(client, [{"type": "image_url", "image_url": None, "uuid": "main"}, _text("Why?")])
 
@@ -285,13 +287,13 @@ def test_the_key_is_in_one_private_file_and_on_the_screen_only(served, capsys):
     assert address.key in printed and address.url in printed and address.page in printed
     assert launch.main(["status", "run=try", f"runs={runs}"]) == 0
     assert address.key in capsys.readouterr().out
-    holding = [
+    files_with_key = [
         path for path in (runs / "try").rglob("*") if path.is_file() and address.key.encode() in path.read_bytes()
     ]
-    assert holding == [runs / "try" / "serve" / "server.json"]
-    assert stat.S_IMODE(holding[0].stat().st_mode) == 0o600
-    listed = subprocess.run(["ps", "axww"], capture_output=True, text=True).stdout
-    assert "lumen_hpc.serving.server" in listed and address.key not in listed
+    assert files_with_key == [runs / "try" / "serve" / "server.json"]
+    assert stat.S_IMODE(files_with_key[0].stat().st_mode) == 0o600
+    processes = subprocess.run(["ps", "axww"], capture_output=True, text=True).stdout
+    assert "lumen_hpc.serving.server" in processes and address.key not in processes
 
 
 def test_it_listens_on_loopback_alone(served):
@@ -383,4 +385,4 @@ def test_an_image_that_was_first_seen_in_a_refused_request_is_answered_about(cli
     picture = Image.new("L", (64, 64), grey)
     with pytest.raises(BadRequestError):
         _ask(client, [_url(picture), _text("Why?")], **options)
-    assert all(_said(_ask(client, [_url(picture), _text("Why?")])))
+    assert all(_texts(_ask(client, [_url(picture), _text("Why?")])))

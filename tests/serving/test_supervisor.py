@@ -28,8 +28,8 @@ from lumen_hpc.serving import guard, media, supervisor
 
 
 def _address(**more) -> supervisor.Address:
-    given = {"host": "127.0.0.1", "port": 8000, "key": "secret", "node": "n7", "model": "lumen"}
-    return supervisor.Address(**given | more)
+    fields = {"host": "127.0.0.1", "port": 8000, "key": "secret", "node": "n7", "model": "lumen"}
+    return supervisor.Address(**fields | more)
 
 
 def test_the_address_is_readable_by_the_user_alone_and_goes_with_the_server(tmp_path):
@@ -52,8 +52,8 @@ def test_the_tunnel_reaches_loopback_through_the_node_and_a_nodes_address_throug
 
 
 def test_the_end_of_a_job_with_a_time_limit_is_shown():
-    shown = "\n".join(_address(ends=time.time() + 7290).lines())
-    assert re.search(r"until    20\d\d-\d\d-\d\d \d\d:\d\d, in 2 h 1 min", shown)
+    lines = "\n".join(_address(ends=time.time() + 7290).lines())
+    assert re.search(r"until    20\d\d-\d\d-\d\d \d\d:\d\d, in 2 h 1 min", lines)
     assert "until" not in "\n".join(_address().lines())
 
 
@@ -128,9 +128,9 @@ def test_why_it_ended_is_one_line_with_the_setting_that_helps(tmp_path, log, hin
 def test_a_server_without_a_key_does_not_start(tmp_path):
     pytest.importorskip("vllm")
     words = [sys.executable, "-m", "lumen_hpc.serving.server", str(tmp_path), "--host", "127.0.0.1", "--port", "0"]
-    done = subprocess.run(words, env=os.environ | {guard.KEY: ""}, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == (
+    process = subprocess.run(words, env=os.environ | {guard.KEY: ""}, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1] == (
         "VLLM_API_KEY is empty: a server without a key would answer everybody on its node"
     )
 
@@ -263,7 +263,7 @@ def test_settings_reach_the_server(tmp_path):
         replace(settings, cpu_offload_gb=4.0), tmp_path, tmp_path / "t", "bfloat16", "127.0.0.1", 8000, gpu=True
     )
     assert offloading[offloading.index("--cpu-offload-gb") + 1] == "4.0"
-    given = dict(zip(words[1::2], words[2::2]))
-    assert json.loads(given["--limit-mm-per-prompt"]) == {"image": 2}
-    assert (given["--max-model-len"], given["--tensor-parallel-size"]) == ("512", "4")
+    options = dict(zip(words[1::2], words[2::2]))
+    assert json.loads(options["--limit-mm-per-prompt"]) == {"image": 2}
+    assert (options["--max-model-len"], options["--tensor-parallel-size"]) == ("512", "4")
     assert "--gpu-memory-utilization" in words and "0.5" in words

@@ -58,9 +58,12 @@ def test_a_record_is_read_as_the_native_engine_reads_it(folders, pictures):
     prepare = nvila.Preprocessor.open(folders["resize"])
     turns = [{"from": "human", "value": "<image>\nWhat has changed?"}, {"from": "gpt", "value": "Nothing."}]
     record = {"image": pictures[0], "conversations": turns}
-    found = vllm_answerer.request(record, prepare, {})
-    assert found["prompt_token_ids"] == prepare([record], generation=True, inline=True).samples[0].input_ids.tolist()
-    assert found["multi_modal_data"]["image"] == [pictures[0]]
+    vllm_request = vllm_answerer.request(record, prepare, {})
+    assert (
+        vllm_request["prompt_token_ids"]
+        == prepare([record], generation=True, inline=True).samples[0].input_ids.tolist()
+    )
+    assert vllm_request["multi_modal_data"]["image"] == [pictures[0]]
     with pytest.raises(UserError, match="no messages"):
         vllm_answerer.request({"conversations": turns[1:]}, prepare, {})
 
@@ -68,10 +71,10 @@ def test_a_record_is_read_as_the_native_engine_reads_it(folders, pictures):
 def test_the_order_of_the_images_matters(folders, records, open_vllm):
     """Features go to their own picture's places: swapped images give another distribution, the native one."""
     native = nvila.load(folders["dynamic_s2"], dtype=torch.float32)
-    swapped = {**records[1], "images": records[1]["images"][::-1]}
+    swapped_record = {**records[1], "images": records[1]["images"][::-1]}
     model = open_vllm(folders["dynamic_s2"])
-    (first, before), (second, after) = model.ask([records[1], swapped], 8, logprobs=0)
-    samples = native.preprocess([records[1], swapped], generation=True, inline=True).samples
+    (first, before), (second, after) = model.ask([records[1], swapped_record], 8, logprobs=0)
+    samples = native.preprocess([records[1], swapped_record], generation=True, inline=True).samples
     for sample, ids, output in zip(samples, (first, second), (before, after)):
         theirs = torch.tensor([step[token].logprob for step, token in zip(output.outputs[0].logprobs, ids)])
         assert (theirs - _log_probabilities(native, sample, ids)).abs().max() < 1e-4
@@ -83,22 +86,22 @@ def test_the_order_of_the_images_matters(folders, records, open_vllm):
 def test_the_probability_of_yes_is_the_native_one_however_unlikely_both_words_are(
     folders, records, open_vllm, monkeypatch, line
 ):
-    asked = [record | {"meta": {"type": "outcome"}} for record in records]
+    outcome_records = [record | {"meta": {"type": "outcome"}} for record in records]
     native = nvila.load(folders["dynamic_s2"], dtype=torch.float32)
-    inputs = native.preprocess(asked, generation=True, inline=True)
+    inputs = native.preprocess(outcome_records, generation=True, inline=True)
     if line:  # the second token of the first answer ends a findings line
         end = native.generate(inputs, max_new_tokens=4)[0].ids[1]
         for module in (generate, vllm_answerer):
             monkeypatch.setattr(module, "line_ends", lambda tokenizer: [end])
     expected = native.generate(inputs, max_new_tokens=4)
     model = open_vllm(folders["dynamic_s2"])
-    found = model.generate(asked, max_new_tokens=4)
-    assert [answer.ids for answer in found] == [answer.ids for answer in expected]
-    ours, theirs = (torch.tensor([answer.yes for answer in answers]) for answers in (found, expected))
+    vllm_answers = model.generate(outcome_records, max_new_tokens=4)
+    assert [answer.ids for answer in vllm_answers] == [answer.ids for answer in expected]
+    ours, theirs = (torch.tensor([answer.yes for answer in answers]) for answers in (vllm_answers, expected))
     assert (ours - theirs).abs().max() < 1e-4
     assert theirs.max() - theirs.min() > 1e-3, "the questions differ in it"
     yes, no = first_tokens(native.tokenizer)
-    likeliest = [set(one.outputs[0].logprobs[0]) for _, one in model.ask(asked, 1, logprobs=20)]
+    likeliest = [set(one.outputs[0].logprobs[0]) for _, one in model.ask(outcome_records, 1, logprobs=20)]
     assert any(not ({*yes, *no} <= tokens) for tokens in likeliest), "not all of them are among the likeliest"
     assert [answer.yes for answer in model.generate(records, max_new_tokens=1)] == [None] * len(records)
 
@@ -147,9 +150,9 @@ def test_two_processes_that_share_the_language_model_answer_alike(folders, recor
         for rank in ("0", "1")
     ]
     printed = [rank.communicate(timeout=400)[0] for rank in ranks]
-    found = [line for line in printed[0].splitlines() if line.startswith("ids ")]
-    assert found, printed[0][-2000:]
-    assert json.loads(found[0][4:]) == [answer.ids for answer in expected]
+    id_lines = [line for line in printed[0].splitlines() if line.startswith("ids ")]
+    assert id_lines, printed[0][-2000:]
+    assert json.loads(id_lines[0][4:]) == [answer.ids for answer in expected]
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):
