@@ -167,7 +167,7 @@ def _check_records(request: Request, plans: Sequence[StepPlan]) -> Iterator[Chec
     folder = request.folder / "instruct"
     if any(item.step.stage.name == "instruct" and (item.packs or item.live_shards) for item in plans):
         return
-    written_files = {row["file"] for line in manifest.latest(folder).values() for row in line["files"]}
+    written_files = {row["file"] for line in manifest.latest(folder).values() for row in line.get("files", ())}
     for item in plans if written_files else ():
         name = compared_model(item.step.model).name if item.step.model else ""
         if item.step.stage.name == "train" and item.packs and f"{name}-train.jsonl" not in written_files:
