@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from lumen_hpc.cluster import graph, manifest
+from lumen_hpc.cluster import graph, live, manifest
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Pipeline, Run, Step
@@ -44,9 +45,12 @@ class Changes:
 
     def lines(self) -> Iterator[str]:
         """The changes, for people; nothing where there are none."""
-        if not self.settings:
+        if self.settings:
+            yield f"run {self.run} goes on with its own settings, but for:"
+        elif self.redone:
+            yield f"run {self.run}: by an update of lumen_hpc, or an earlier change, finished work counts no more"
+        else:
             return
-        yield f"run {self.run} goes on with its own settings, but for:"
         yield from (f"  {key}: {shorten(old)} -> {shorten(new)}" for key, old, new in self.settings)
         now = [item.step for item in self.redone if item.now]
         later = [item.step for item in self.redone if not item.now]
@@ -63,16 +67,20 @@ class Changes:
 
 
 def of(request: Request, pipeline: Pipeline) -> Changes:
-    """The changes that a request makes; none for a new run."""
+    """The changes that a request makes; none for a new run.
+
+    Without other settings finished work is lost too where a version of this package hashes settings in another way
+    than the one that submitted it, and where an earlier request left it out of date.
+    """
     if request.recorded_settings is None:
         return Changes(request.run, [])
-    new = Run(request.folder, request.settings, request.profile)
+    old = new = Run(request.folder, request.settings, request.profile)
     differences = run_record.differences(request.recorded_settings, config_file.as_dict(request.settings))
-    if not differences:
-        return Changes(request.run, [])
-    path = run_record.settings_file(request.folder)
-    assert path is not None, "what is recorded was read there"
-    old = Run(request.folder, *config_file.load(path))
+    if differences:
+        path = run_record.settings_file(request.folder)
+        assert path is not None, "what is recorded was read there"
+        old = Run(request.folder, *config_file.load(path))
+    digests = _submitted_digests(request.folder)
     former_inputs = {step.name: set(step.after) for step in graph.steps(pipeline.stages, old.settings, request.stage)}
     all_steps = graph.steps(pipeline.stages, new.settings, request.stage)
     selected_names = {step.name for step in graph.select(all_steps, pipeline.stages, request.stage)}
@@ -81,23 +89,30 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
     for step in all_steps:
         if step.stage.on_request:
             continue
+        digest = digests.get(step.name) or config_file.digest(old.settings, step.stage.settings)
+        lost_step = _lost_step(step, old, digest, step.name in selected_names)
         reads_others = former_inputs.get(step.name, set(step.after)) != set(step.after)
-        if stale_steps & set(step.after) or reads_others or _differs(step, old, new):
+        differs = _differs(step, old, digest, new) and bool(differences or lost_step)
+        if stale_steps & set(step.after) or reads_others or differs:
             stale_steps.add(step.name)
-            if lost_step := _lost_step(step, old, step.name in selected_names):
+            if lost_step and (differences or lost_step.now):
                 lost_steps.append(lost_step)
     return Changes(request.run, differences, lost_steps, frozenset(stale_steps))
 
 
 def unconfirmed(request: Request, run_changes: Changes) -> Iterator[CheckResult]:
     """Finished work that would be lost without confirm=true."""
-    if run_changes.redone and not request.confirm:
-        yield CheckResult(
-            "bad",
-            f"run={request.run}: these settings redo finished work ({run_changes.cost()})",
-            "add confirm=true to do so, leave the settings out to go on as before, or choose another run=NAME to keep "
-            "both",
-        )
+    if not run_changes.redone or request.confirm:
+        return
+    if run_changes.settings:
+        cause, way_back = "these settings redo", "leave the settings out to go on as before"
+    else:
+        cause, way_back = "this version redoes", f"go on with the code that did it ({request.folder / 'code'})"
+    yield CheckResult(
+        "bad",
+        f"run={request.run}: {cause} finished work ({run_changes.cost()})",
+        f"add confirm=true to do so, {way_back}, or choose another run=NAME to keep both",
+    )
 
 
 def require_no_conflict(request: Request, run_changes: Changes, plans: Sequence[StepPlan]) -> None:
@@ -107,20 +122,28 @@ def require_no_conflict(request: Request, run_changes: Changes, plans: Sequence[
         item.step.name for item in plans if item.live_shards and item.step.name in run_changes.stale
     ):
         raise UserError(
-            f"run={request.run}: {', '.join(busy_steps)} queued or running with the run's earlier settings; wait for "
-            f"the end, or first: python launch.py cancel {run.arguments}"
+            f"run={request.run}: {', '.join(busy_steps)} queued or running with the run's earlier settings, or an "
+            f"earlier version of lumen_hpc; wait for the end, or first: python launch.py cancel {run.arguments}"
         )
 
 
-def _differs(step: Step, old: Run, new: Run) -> bool:
+def _submitted_digests(folder: Path) -> dict[str, str]:
+    """Step → the hash of its settings when it was last submitted; nothing of steps that earlier versions submitted."""
+    digests: dict[str, str] = {}
+    for record in live.submissions(folder):
+        digests |= record.get("digests", {})
+    return digests
+
+
+def _differs(step: Step, old: Run, digest: str, new: Run) -> bool:
+    """Whether the step has other shards, or its settings another hash than `digest`."""
     stage = step.stage
-    return stage.shards(old.settings) != stage.shards(new.settings) or config_file.digest(
-        old.settings, stage.settings
-    ) != config_file.digest(new.settings, stage.settings)
+    same_shards = stage.shards(old.settings) == stage.shards(new.settings)
+    return not same_shards or digest != config_file.digest(new.settings, stage.settings)
 
 
-def _lost_step(step: Step, old: Run, now: bool) -> LostStep | None:
-    digest, count = config_file.digest(old.settings, step.stage.settings), step.stage.shards(old.settings)
+def _lost_step(step: Step, old: Run, digest: str, now: bool) -> LostStep | None:
+    count = step.stage.shards(old.settings)
     lines = [
         line
         for line in manifest.latest(old.folder / step.name).values()

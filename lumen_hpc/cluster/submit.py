@@ -50,6 +50,8 @@ class Submission:
     code: Path
     cluster: str = ""
     """Slurm's name of the cluster; empty where there is none."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Step → the hash of its settings, by which its shards count; a later version may hash other settings."""
     jobs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -66,6 +68,7 @@ class Submission:
             "cluster": self.cluster,
             "run": run_folder,
             "packs": packs,
+            "digests": self.digests,
         }
         text = json.dumps(fields | {"jobs": self.jobs})
         files.write_text(self.folder / "plan.json", text, sync_name=False)  # `record` syncs, after the last job
@@ -117,7 +120,8 @@ def create(request: Request, run: Run, plans: list[StepPlan], code: Path) -> Sub
     top.mkdir(exist_ok=True)
     number = 1 + max((int(path.name) for path in top.iterdir() if path.name.isdigit()), default=0)
     cluster = slurm.cluster() if run.profile.executor == "slurm" else ""
-    submission = Submission(top / f"{number:04d}", code, cluster)
+    digests = {item.step.name: config_file.digest(run.settings, item.step.stage.settings) for item in plans}
+    submission = Submission(top / f"{number:04d}", code, cluster, digests)
     submission.folder.mkdir(mode=0o700)
     config_file.save(request, submission.folder / "config.yaml", sync_name=False)
     submission.save_plan(plans)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 import launch
 from jobs import PIPELINE
-from lumen_hpc.cluster import changes, commands, graph, lock, manifest
+from lumen_hpc.cluster import changes, commands, graph, live, lock, manifest, submit
 from lumen_hpc.cluster.plan import StepPlan
 from lumen_hpc.config import config_file
 from lumen_hpc.config.profile import Resources
@@ -112,6 +113,52 @@ def test_a_dry_run_says_that_it_would_have_to_be_confirmed(
     assert "; fix: add confirm=true to do so" in refused
     assert launch.main(["stage=full", *finished, "seed=3", "dry_run=true", "confirm=true"]) == 0
     assert "redo finished work" not in capsys.readouterr().out
+
+
+def test_an_update_of_the_suite_redoes_no_finished_work_unasked(
+    finished: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version that hashes other settings than the one that trained: hours of work would be done again in silence."""
+    monkeypatch.setattr(commands.submission, "make_plans", lambda *_: ([], {}))
+    folder = tmp_path / "runs" / "first"
+    submitted_by(folder, {"train-ft": "0" * 16, "train-lumen": "0" * 16})
+    words = ["stage=full", *finished]
+    assert list(changes.of(resolve(words), PIPELINE).redone) == []  # no shard has that hash
+    for step in ("train-ft", "train-lumen"):
+        path = folder / step / manifest.NAME
+        path.write_text(re.sub(r'"config": ?"\w+"', f'"config":"{"0" * 16}"', path.read_text()))
+    found = changes.of(resolve(words), PIPELINE)
+    assert [item.step for item in found.redone][:2] == ["train-ft", "train-lumen"]
+    assert next(found.lines()).endswith("by an update of lumen_hpc, or an earlier change, finished work counts no more")
+    assert launch.main(words) == 2
+    refused = capsys.readouterr().err
+    assert "this version redoes finished work (3.5 h, 7 GPU-hours)" in refused and str(folder / "code") in refused
+    assert launch.main([*words, "confirm=true", "dry_run=true"]) == 0
+    assert "redoes finished work" not in capsys.readouterr().out
+    assert list(changes.of(resolve(["stage=rewrite", *finished]), PIPELINE).lines()) == []
+    request = resolve(words)
+    steps = graph.steps(PIPELINE.stages, request.settings)
+    submitted_by(folder, {s.name: config_file.digest(request.settings, s.stage.settings) for s in steps}, "0002")
+    assert list(changes.of(request, PIPELINE).lines()) == []  # once confirmed and submitted
+
+
+def test_a_submission_records_by_which_hash_its_steps_count(tmp_path: Path) -> None:
+    request = resolve(["stage=full", "run=first", f"runs={tmp_path}"])
+    run = submit.open_run(request)
+    run.folder.mkdir(parents=True)
+    plans, _ = submit.make_plans(request, PIPELINE.stages, run)
+    submission = submit.create(request, run, plans, tmp_path)
+    [record] = live.submissions(run.folder)
+    assert record["folder"] == submission.folder and set(record["digests"]) == {item.step.name for item in plans}
+    train = next(item.step.stage for item in plans if item.step.name == "train-lumen")
+    assert record["digests"]["train-lumen"] == config_file.digest(request.settings, train.settings)
+
+
+def submitted_by(folder: Path, digests: dict[str, str], number: str = "0001") -> None:
+    """Writes a submission's plan.json with the hashes of its steps."""
+    path = folder / "submissions" / number / "plan.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"jobs": [], "digests": digests}))
 
 
 def test_a_server_takes_its_run_as_it_is(finished: list[str], capsys: pytest.CaptureFixture) -> None:
