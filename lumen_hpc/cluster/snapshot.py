@@ -213,8 +213,12 @@ def _no_filters() -> dict[str, str]:
 
 
 def _start_git(*words: str, settings: Mapping[str, str] | None = None) -> subprocess.Popen[str] | None:
-    """Git on this checkout, whatever a hook or a rebase has put into the environment; it starts no other program."""
-    command = ["git", "-C", str(SOURCE), "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *words]
+    """Git on this checkout, whatever a hook or a rebase has put into the environment; it starts no other program.
+
+    The checkout may be another user's, whose code this user runs: git refuses that by default.
+    """
+    options = (f"safe.directory={SOURCE}", "core.fsmonitor=false", "core.hooksPath=/dev/null")
+    command = ["git", "-C", str(SOURCE), *(word for option in options for word in ("-c", option)), *words]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or "CONFIG" in name}
     environment = inherited | {"GIT_OPTIONAL_LOCKS": "0"}
     config_count = int(inherited.get("GIT_CONFIG_COUNT") or 0)

@@ -378,6 +378,18 @@ def test_a_rebase_that_starts_the_command_does_not_change_which_checkout_is_mean
     assert snapshot._git_files(snapshot.ROOTS)[0], "git was asked"
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a checkout away")
+def test_a_checkout_of_another_user_has_its_commit_in_the_provenance(checkout):
+    """A site's engineer installs one for all."""
+    git(checkout, "init")
+    git(checkout, "add", "--all")
+    git(checkout, "commit", "-m", "all")
+    for path in (checkout, *checkout.rglob("*")):
+        os.chown(path, 12345, -1)
+    assert snapshot.provenance(checkout)["git_commit"]
+    assert snapshot._git_files(snapshot.ROOTS)[0]
+
+
 def test_where_git_does_not_answer_all_code_is_taken(checkout, monkeypatch):
     git(checkout, "init")
     monkeypatch.setenv("PATH", "/nowhere")
