@@ -78,6 +78,15 @@ class Pipeline:
     run_pack: Callable[[str, str, str, int], str]
     """(run folder, submission folder, step, pack): what a local run starts; Slurm starts task.py."""
 
+    def __post_init__(self) -> None:
+        """Refuses a stage that would not wait for what it reads: a name with a typo, or of a stage after it."""
+        earlier_names: set[str] = set()
+        for stage in self.stages:
+            for name in (pattern.removesuffix("-{model}").removesuffix("-*") for pattern in stage.after):
+                if name not in earlier_names:
+                    raise ValueError(f"jobs/{stage.name}.py reads {name}, no stage before it in jobs/__init__.py")
+            earlier_names.add(stage.name)
+
 
 @dataclass(frozen=True)
 class Step:

@@ -9,7 +9,7 @@ import pytest
 from jobs import PIPELINE
 from lumen_hpc.cluster import dependencies, graph, manifest, plan, submit
 from lumen_hpc.cluster.dependencies import Gate, Link
-from lumen_hpc.cluster.stage import Run, Shard, Stage, Step
+from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage, Step
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.config.profile import Profile, Resources
 from lumen_hpc.config.schema import Instruct, Settings
@@ -260,3 +260,11 @@ def test_a_file_that_only_the_nodes_see_counts_neither_there_nor_here(tmp_path: 
     table.write_text("[]")
     assert plan.inputs(runs[0], step, []) == here
     assert plan.inputs(runs[1], step, []) != seen
+
+
+@pytest.mark.parametrize("after", ["frist", "last", "answer-x-{model}"])
+def test_a_stage_that_would_not_wait_for_what_it_reads_is_refused(stages: list[Stage], after: str) -> None:
+    """`graph.steps` leaves out what a run skips, so a typo too: the stage would start at once."""
+    odd = replace(stages[0], name="odd", after=(after,))
+    with pytest.raises(ValueError, match=rf"jobs/odd\.py reads {after.removesuffix('-{model}')}, no stage before it"):
+        Pipeline((*stages[:-1], odd, stages[-1]), lambda *_: "")

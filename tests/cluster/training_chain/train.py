@@ -13,7 +13,7 @@ from lumen_hpc.cluster.stage import Stage, Task
 
 HELD_AFTER = 12
 """Steps of a process after which it waits for as long as the run's folder has a file `hold` beside it."""
-STAGE: Stage = training.STAGE
+STAGE: Stage = replace(training.STAGE, after=("instruct",))
 
 
 def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
