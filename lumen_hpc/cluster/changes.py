@@ -107,7 +107,8 @@ def unconfirmed(request: Request, run_changes: Changes) -> Iterator[CheckResult]
     if run_changes.settings:
         cause, way_back = "these settings redo", "leave the settings out to go on as before"
     else:
-        cause, way_back = "this version redoes", f"go on with the code that did it ({request.folder / 'code'})"
+        provenance = request.folder / "provenance.json"
+        cause, way_back = "this version redoes", f"go on with the one that did it ({provenance})"
     yield CheckResult(
         "bad",
         f"run={request.run}: {cause} finished work ({run_changes.cost()})",
