@@ -41,7 +41,7 @@ def predict(expert: Expert, studies: Sequence[Mapping[str, Any]]) -> Iterator[di
             raise UserError(f"{at} its row is of study {row.get('study_id')}; a row for each study, in order")
         probabilities = row.get("pathologies", {})
         for name, p in probabilities.items():
-            if not isinstance(p, Real) or not 0 <= p <= 1:
+            if not isinstance(p, Real) or not 0 <= float(p) <= 1:
                 raise UserError(f"{at} {name} is {p}, not a probability from 0 to 1")
         names = set(probabilities) if names is None else names
         if names != set(probabilities):
