@@ -314,6 +314,28 @@ def test_the_pages_key_is_in_no_cookie_and_in_no_text(client, path):
     assert not any(key in reply.text + str(reply.headers) for key in ("server-key", "page-key"))
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200), ("GET", "/page.css", 200), ("GET", "/page.js", 200), ("GET", "/questions", 200),
+        ("POST", "/picture", 400), ("POST", "/ask", 400), ("POST", "http://127.0.0.1/other-key/ask", 401),
+    ],
+)  # fmt: skip
+def test_no_answer_of_the_page_is_kept_framed_or_read_by_another_origin(client, method, path, status):
+    """Whoever learns the address: a browser keeps nothing of it, and shows none of it to another page's script."""
+    foreign = {"origin": "http://other.example", "sec-fetch-site": "cross-site"}
+    reply = send(client, method, path, content=b"no image", headers=foreign)
+    assert reply.status_code == status
+    assert reply.headers["cache-control"] == "no-store" and reply.headers["x-content-type-options"] == "nosniff"
+    rules = dict(rule.split(" ", 1) for rule in reply.headers["content-security-policy"].split("; "))
+    closed = ("default-src", "base-uri", "form-action", "frame-ancestors")
+    assert [rules[name] for name in closed] == ["'none'"] * 4 and rules["script-src"] == "'self'"
+    preflight = send(client, "OPTIONS", path, headers=foreign | {"access-control-request-method": method})
+    assert preflight.status_code >= 400
+    for answer in (reply, preflight):
+        assert not any(name.lower().startswith("access-control") for name in answer.headers)
+
+
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{model}"])
 def test_a_models_name_cannot_bring_a_script_into_the_page(name):
     app = page.application("http://127.0.0.1:1/v1", "server-key", "page-key", name)

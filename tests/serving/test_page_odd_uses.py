@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
@@ -11,6 +12,8 @@ from playwright.sync_api import expect
 from lumen_hpc.data.images import COLOURED
 from lumen_hpc.errors import UserError
 from lumen_hpc.serving import page
+from lumen_hpc.serving.media import acquisition_day
+from tests.data.test_images import dicom
 from tests.serving.pages import ANSWERS, answered, load, needs_chromium
 
 
@@ -212,6 +215,20 @@ def test_answers_of_any_length_and_script_stay_within_the_window(browser_page, f
     browser_page.emulate_media(media="print", color_scheme="dark")
     assert browser_page.evaluate("getComputedStyle(document.body).color") == "rgb(24, 35, 44)", "ink on paper"
     assert browser_page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_day_of_an_image_is_that_of_its_exposure(tmp_path):
+    """Not that on which its file was edited, or on which the examination began."""
+    image = Image.new("L", (8, 8))
+    exif = image.getexif()
+    exif[0x0132] = "2020:05:01 10:00:00"
+    exif.get_ifd(0x8769)[0x9003] = "2020:03:09 10:00:00"
+    image.save(tmp_path / "edited.jpg", exif=exif)
+    assert acquisition_day((tmp_path / "edited.jpg").read_bytes()) == "2020-03-09"
+    pixels = np.zeros((8, 8), np.uint16)
+    file = dicom(tmp_path / "a.dcm", pixels, StudyDate="20200308", AcquisitionDate="20200309")
+    assert acquisition_day(file.read_bytes()) == "2020-03-09"
+    assert acquisition_day(dicom(tmp_path / "b.dcm", pixels, StudyDate="20200308").read_bytes()) == "2020-03-08"
 
 
 @pytest.mark.parametrize("days", [10**6, -(10**6), 10**400])

@@ -264,6 +264,7 @@ def test_settings_reach_the_server(tmp_path):
     )
     assert offloading[offloading.index("--cpu-offload-gb") + 1] == "4.0"
     options = dict(zip(words[1::2], words[2::2]))
+    assert options["--mm-processor-cache-gb"] == "0", "else a refused request leaves vLLM's processes unlike"
     assert json.loads(options["--limit-mm-per-prompt"]) == {"image": 2}
     assert (options["--max-model-len"], options["--tensor-parallel-size"]) == ("512", "4")
     assert "--gpu-memory-utilization" in words and "0.5" in words
