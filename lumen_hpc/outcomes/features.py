@@ -20,6 +20,9 @@ from lumen_hpc.outcomes.panel import PANEL
 
 Array = np.ndarray
 PLACES = ("hospital", "icu", "ed")
+AGE_BANDS = ("under 50", "50 to 69", "70 and over")
+INTERVAL_BANDS = ("up to 3 days", "3 to 30 days", "over 30 days")
+_FROM_LOW_TO_HIGH = AGE_BANDS + INTERVAL_BANDS
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def _prior_studies(studies: Path, taken_at: Mapping[int, str]) -> dict[int, list
 def _age_band(age: int | None) -> str:
     if age is None:
         return "unknown"
-    return "under 50" if age < 50 else "50 to 69" if age < 70 else "70 and over"
+    return AGE_BANDS[(age >= 50) + (age >= 70)]
 
 
 def _interval_band(taken_at: str, prior_taken_at: str | None) -> str:
@@ -129,13 +132,14 @@ def _interval_band(taken_at: str, prior_taken_at: str | None) -> str:
     if prior_taken_at is None:
         return "none"
     days = (datetime.fromisoformat(taken_at) - datetime.fromisoformat(prior_taken_at)) / timedelta(days=1)
-    return "up to 3 days" if days <= 3 else "3 to 30 days" if days <= 30 else "over 30 days"
+    return INTERVAL_BANDS[(days > 3) + (days > 30)]
 
 
 def grouped(labels: Sequence[str], smallest: int) -> Iterator[tuple[str, Array]]:
-    """(subgroup, where it is, bool [n]) of every subgroup with at least `smallest` samples."""
+    """(subgroup, where it is, bool [n]) of every subgroup with at least `smallest` samples, bands from low to high."""
     array = np.array(labels)
-    for label in sorted(set(labels)):
+    bands = [band for band in _FROM_LOW_TO_HIGH if band in labels]
+    for label in [*bands, *sorted(set(labels) - set(bands))]:
         where = array == label
         if where.sum() >= smallest:
             yield label, where

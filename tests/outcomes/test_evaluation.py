@@ -169,3 +169,5 @@ def test_the_previous_study_is_the_patients_own_and_its_distance_a_subgroup(
     assert samples.subgroups["previous study"] == expected and len(set(expected)) > 1
     parts = found["icu_48h"]["subgroups"]["lumen-outcomes"]["previous study"]["parts"]
     assert set(parts) <= set(expected) and all(part["patients"] >= 20 for part in parts.values())
+    order = ["up to 3 days", "3 to 30 days", "over 30 days", "none"]
+    assert list(parts) == [band for band in order if band in parts] and len(parts) > 1
