@@ -151,7 +151,7 @@ def _pair(question: Row, sources: Sources, settings: Instruct) -> Iterator[tuple
     older_studies = sources.priors(reference, settings.max_images - 2, without=main)
     before, after = (sources.state(str(study["study_id"])) for study in (reference, main))
     long_answer = sources.long_answer(question["question_id"])
-    has_line = settings.findings_first and sources.has_findings((reference, main))
+    has_line = sources.has_findings((reference, main))
     line = findings_line.difference_line(before, after, sources.line) if has_line else ""
     yield question["split"], _record(question, [*older_studies, reference, main], long_answer, sources, line=line)
     line = findings_line.prediction_line(before, after, sources.line) if has_line else ""

@@ -394,3 +394,9 @@ def test_a_dataset_has_its_own_findings_line_and_only_that_is_taken_off(prepared
     assert findings_line.strip(text, difference["meta"]["line"]) == "Nothing has changed."
     assert findings_line.strip(text) == text
     assert findings_line.names({"1": {"edema": {}, "nodule": {}}}) == findings_line.FINDINGS
+
+
+def test_only_models_that_are_trained_and_on_no_outcomes_have_files_here():
+    assert set(instructions.files()) == {
+        f"{model}-{split}.jsonl" for model in ("ft", "lumen") for split in ("train", "val")
+    }
