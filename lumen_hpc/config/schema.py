@@ -372,7 +372,7 @@ class Settings:
             )
         if self.instruct.timelines and not (outcome_models and self.instruct.max_images > 2):
             raise UserError(
-                "instruct.timelines needs instruct.max_images=3 or more, and lumen-outcomes among the models"
+                "instruct.timelines needs instruct.max_images=3 or more, and lumen-outcomes among predict.models"
             )
         tables = self.data.phantom.mimic_iv if self.data.source == "phantom" else self.data.mimic_iv
         if (self.instruct.outcomes or self.instruct.clinical) and not tables:

@@ -347,7 +347,7 @@ class ImageFiles:
         if os.path.islink(paths[0]):
             hint = "; it is a link to a file that is not there (git-annex: get the content)"
         elif similar_file := _similar_file(paths[0]):
-            hint = f"; there is {similar_file} instead: names must match, capitals included"
+            hint = f"; there is {similar_file} instead: names must match, capitals and ending included"
         raise UserError(f"image missing: {' and '.join(paths)}{hint}")
 
 
