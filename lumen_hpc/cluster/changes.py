@@ -23,7 +23,7 @@ MAX_VALUE_LENGTH = 60
 
 @dataclass(frozen=True)
 class LostStep:
-    """A step whose finished shards do not count under the new settings."""
+    """A step whose finished shards, or a training whose steps, do not count under the new settings."""
 
     step: str
     shards: int
@@ -32,6 +32,8 @@ class LostStep:
     gpu_hours: float
     now: bool
     """Part of what this command runs."""
+    unfinished: str = ""
+    """How far its one shard had come, if that is all that is lost."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ class Changes:
         else:
             return
         yield from (f"  {key}: {shorten(old)} -> {shorten(new)}" for key, old, new in self.settings)
-        now = [item.step for item in self.redone if item.now]
-        later = [item.step for item in self.redone if not item.now]
+        now = [item.step for item in self.redone if item.now and not item.unfinished]
+        later = [item.step for item in self.redone if not item.now and not item.unfinished]
+        unfinished = [f"{item.step} ({item.unfinished})" for item in self.redone if item.unfinished]
         if now:
             yield f"finished steps that run again: {', '.join(now)}"
         if later:
             yield f"finished steps that go out of date: {', '.join(later)}"
+        if unfinished:
+            yield f"unfinished steps that begin anew: {', '.join(unfinished)}"
         yield f"finished work lost: {self.cost()}" if self.redone else "no finished work is lost"
 
     def cost(self) -> str:
@@ -151,9 +156,19 @@ def _lost_step(step: Step, old: Run, digest: str, now: bool) -> LostStep | None:
         if line["config"] == digest and line["of"] == count
     ]
     if not lines:
-        return None
+        return _lost_progress(step, old, now)
     seconds, gpu_seconds = sum(line["seconds"] for line in lines), sum(line["gpu_seconds"] for line in lines)
     return LostStep(step.name, len(lines), seconds / 3600, gpu_seconds / 3600, now)
+
+
+def _lost_progress(step: Step, old: Run, now: bool) -> LostStep | None:
+    """The steps of a training that has stopped, or runs, under the old settings; None if it has not begun."""
+    progress = step.stage.progress(old.settings, old.folder / step.name)
+    if progress is None:
+        return None
+    hours = progress.step * progress.seconds / 3600
+    gpus = progress.gpus if old.profile.resources[step.stage.resources].gpus else 0
+    return LostStep(step.name, 0, hours, hours * gpus, now, f"step {progress.step} of {progress.steps}")
 
 
 def shorten(value: Any) -> str:

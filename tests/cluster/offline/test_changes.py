@@ -59,6 +59,21 @@ def test_what_had_not_finished_with_these_settings_is_no_loss(finished: list[str
     assert [item.step for item in found.redone] == ["train-ft", "train-lumen", "predict-ft", "judge-ft", "evaluate"]
 
 
+def test_the_steps_of_a_training_that_stopped_are_work_too(finished: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "first" / "train-lumen"
+    (folder / manifest.NAME).unlink()
+    rows = [{"step": step, "timing": {"seconds": 600.0, "gpus": 2, "steps": 9}} for step in range(1, 7)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "training.json").write_text(json.dumps({"train.clip": CLIP}))
+    for change, lost in (("train.clip=2.0", True), ("train.workers=2", False)):
+        request = resolve(["stage=train-lumen", *finished, change])
+        found = changes.of(request, PIPELINE)
+        lost_hours = {item.step: item.hours for item in found.redone}
+        assert lost_hours.get("train-lumen") == (1.0 if lost else None)
+        assert ("unfinished steps that begin anew: train-lumen (step 6 of 9)" in found.lines()) == lost
+        assert bool(list(changes.unconfirmed(request, found))) == lost
+
+
 def test_while_steps_of_the_earlier_settings_are_queued_nothing_is_submitted(finished: list[str]) -> None:
     """Their jobs would write shards of the one beside the others' of the other."""
     request = resolve(["stage=full", *finished, "train.clip=2.0"])
