@@ -14,6 +14,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.experts.protocol import open_expert, predict
 from lumen_hpc.language.engine import open_engine
 from lumen_hpc.language.grammar import GrammarEngine
+from lumen_hpc.language.protocol import Completion, Engine
 
 
 class Constant:
@@ -30,6 +31,16 @@ class Constant:
 
 class Echo(GrammarEngine):
     """An engine of somebody's own."""
+
+
+class Silent(Engine):
+    """An engine without a model."""
+
+    def _continue(self, conversations, max_tokens, temperature, seeds):
+        return [Completion("") for _ in conversations]
+
+    def _choose(self, conversations, choices):
+        return [Completion(choices[0]) for _ in conversations]
 
 
 @pytest.mark.parametrize("entry", [*registry.EXPERTS.values(), *registry.ENGINES.values()])
@@ -92,3 +103,8 @@ def test_a_table_that_changes_makes_the_experts_run_again(tmp_path: Path):
 def test_an_engine_is_added_by_one_entry(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(registry.ENGINES, "echo", f"{__name__}:Echo")
     assert isinstance(open_engine(EngineSettings(kind="echo", model="any")), Echo)
+
+
+def test_an_own_engine_needs_no_model_and_is_called_by_its_kind(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(registry.ENGINES, "silent", f"{__name__}:Silent")
+    assert open_engine(EngineSettings(kind="silent")).name == "silent"

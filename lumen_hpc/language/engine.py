@@ -31,7 +31,7 @@ def open_engine(
         raise UserError("; ".join(problem))
     if settings.kind not in ENGINES:
         raise UserError(f"engine kind '{settings.kind}' is unknown; it is one of {', '.join(ENGINES)}")
-    if not settings.model and settings.kind != "grammar":
+    if not settings.model and (settings.in_task or settings.kind == "server"):
         raise UserError(f"engine.model is empty; engine.kind={settings.kind} needs a folder or a staged model's name")
     engine: type[Engine] = implementation(ENGINES[settings.kind])
     return engine.open(settings, allowed_endpoints=allowed_endpoints, ranks=ranks, rendezvous=rendezvous)

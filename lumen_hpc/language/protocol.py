@@ -38,7 +38,7 @@ class Engine(ABC):
 
     def __init__(self, settings: schema.EngineSettings) -> None:
         self.settings = settings
-        self.name = Path(settings.model).name
+        self.name = Path(settings.model).name or settings.kind
         """This engine's name in records: the model's name without its parent folders."""
 
     @classmethod
