@@ -157,13 +157,18 @@ def _ask(words: tuple[str, ...], timeout: float, own_session: bool) -> tuple[str
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{words[0]} did not answer within {timeout:.0f} s: is the Slurm controller up?") from None
     if process.returncode:
-        message = " ".join((error_output.strip() or output.strip()).decode(errors="replace").split())
+        message = " ".join((_plain(error_output).strip() or _plain(output).strip()).split())
         if not message:  # it was killed, or died, before it could say anything; Slurm may have taken what it sent
             raise Unreachable(f"{' '.join(words[:3])}: it ended without a word (exit status {process.returncode})")
         if NO_CLUSTER_MESSAGE.search(message):
             message += ": is this a login node? (profile.executor=local runs here)"
         raise (Unreachable if UNREACHABLE_MESSAGE.search(message) else UserError)(f"{' '.join(words[:3])}: {message}")
-    return output.decode(errors="replace"), error_output.decode(errors="replace")
+    return _plain(output), _plain(error_output)
+
+
+def _plain(output: bytes) -> str:
+    """The text without the colours that a site's wrapper may add: an id or state within them would be another."""
+    return re.sub(r"\x1b\[[\d;]*m", "", output.decode(errors="replace"))
 
 
 def _read_output(process: subprocess.Popen[bytes], program_name: str, timeout: float) -> tuple[bytes, bytes]:

@@ -137,6 +137,16 @@ def test_what_a_site_says_to_whoever_submits_is_shown_once(fake: Path, capsys: p
     assert capsys.readouterr().err == f"lumen: {message}\n"
 
 
+def test_colours_of_a_sites_wrappers_are_not_part_of_an_answer(fake: Path) -> None:
+    for program, text in (
+        ("sbatch", "Submitted batch job \033[1;32m7\033[0m"),
+        ("squeue", "\033[32m7\033[m|\033[33mRUNNING\033[0m|None|n1|N/A|0|r.first"),
+    ):
+        answer(fake, program, text)
+    assert slurm.submit(fake / "script.sh") == "7"
+    assert {id_: job.state for id_, job in slurm.queue().items()} == {"7": "RUNNING"}
+
+
 def test_jobs_whose_names_a_site_lengthens_are_the_runs(fake: Path, request_here: Request, stages: list[Stage]):
     run, submitted = submit_chain(request_here, stages)
     gates = [job for job in submitted if "gate" in job]
