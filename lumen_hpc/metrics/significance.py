@@ -110,7 +110,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 class Interval(NamedTuple):
-    """A value with its bootstrap interval; the bounds are None for fewer than two patients."""
+    """A value with its bootstrap interval; the bounds are None for fewer than two patients, and where all are alike."""
 
     value: float | None
     low: float | None
@@ -290,9 +290,12 @@ class ClusterBootstrap:
         return self._resample_cache[key]
 
     def _bounds(self, value: float | None, resampled: np.ndarray, *sums: np.ndarray) -> Interval:
-        """The interval of resampled values, for as many patients as the measures of these sums apply to."""
+        """The interval of resampled values, for as many patients as the measures of these sums apply to.
+
+        Where all patients are alike nothing says how much others would differ: an interval without width claims that.
+        """
         resampled = resampled[np.isfinite(resampled)]
-        if value is None or not resampled.size:
+        if value is None or not resampled.size or np.ptp(resampled) < 1e-12:
             return Interval(value, None, None)
         tail = tail_of(min(np.count_nonzero(it[:, 1]) for it in sums), self._confidence)
         low, high = (float(np.quantile(resampled, at)) for at in (tail, 1 - tail))

@@ -183,6 +183,16 @@ def test_one_patient_of_many_has_no_interval_and_two_have_one(value):
     assert (interval.low, interval.high) == (pytest.approx(min(value, 0.7)), pytest.approx(max(value, 0.7)))
 
 
+@pytest.mark.parametrize("patients", [2, 30])
+def test_patients_who_are_all_alike_have_no_interval(patients):
+    """An interval without width would say that every other patient is as these are."""
+    bootstrap = ClusterBootstrap(np.repeat(range(patients), 3), 200, 0)
+    one, other = mean(np.full(3 * patients, 0.4)), mean(np.full(3 * patients, 0.1))
+    assert bootstrap.interval(one) == (pytest.approx(0.4), None, None)
+    assert bootstrap.difference(one, other) == (pytest.approx(0.3), None, None)
+    assert bootstrap.difference(one, one) == (0, None, None)
+
+
 def test_the_same_seed_draws_the_same_patients():
     values = mean(np.random.default_rng(6).random(30))
     first, again, other = (ClusterBootstrap(range(30), 100, seed).interval(values) for seed in (1, 1, 2))
