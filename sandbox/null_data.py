@@ -8,6 +8,8 @@ import numpy as np
 from scipy.stats import norm, t
 
 from lumen_hpc.metrics.significance import ClusterBootstrap, ClusterPermutation, Column, Contrast, wilcoxon
+from lumen_hpc.outcomes.discrimination import Resamples, auroc
+from lumen_hpc.outcomes.scoring import FEWEST_EVENTS
 
 ALPHA = 0.05
 
@@ -87,4 +89,27 @@ def coverage(null: Null, patients: int, simulations: int, seed: int) -> dict[str
             assert value.low is not None and value.high is not None and gap.low is not None and gap.high is not None
             counts[f"{kind}value"] += value.low <= truth <= value.high
             counts[f"{kind}difference"] += gap.low <= 0 <= gap.high
+    return {rule: count / simulations for rule, count in counts.items()}
+
+
+def auroc_coverage(patients: int, prevalence: float, simulations: int, seed: int) -> dict[str, float]:
+    """Share of simulated test sets whose interval of AUROC holds the true one, .76: scores are two normals one apart.
+
+    Test sets with fewer than five patients on a side are drawn again, since the page does not judge them.
+    """
+    truth, counts, drawn = norm.cdf(1 / np.sqrt(2)), {"plain": 0, "interval": 0}, 0
+    rng = np.random.default_rng(seed)
+    while drawn < simulations:
+        outcome = rng.random(patients) < prevalence
+        if min(outcome.sum(), (~outcome).sum()) < FEWEST_EVENTS:
+            continue
+        score = rng.normal(size=patients) + outcome
+        resamples = Resamples(range(patients), 500, drawn, 1 - ALPHA)
+        resampled = resamples.values(auroc, outcome, score)
+        low, high = (np.nanquantile(resampled, tail) for tail in (ALPHA / 2, 1 - ALPHA / 2))
+        interval = resamples.interval(auroc, outcome, score)
+        assert interval.low is not None and interval.high is not None
+        counts["plain"] += low <= truth <= high
+        counts["interval"] += interval.low <= truth <= interval.high
+        drawn += 1
     return {rule: count / simulations for rule, count in counts.items()}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lumen_hpc.outcomes.discrimination import Measure, by_value
 from lumen_hpc.proportions import wilson
 
 Array = np.ndarray
@@ -58,19 +59,42 @@ def fit(outcome: Array, probability: Array, weights: Array | None = None) -> Lin
     return Line(np.nan, np.nan)
 
 
-def in_the_large(outcome: Array, probability: Array) -> float:
-    """The intercept with the slope held at 1: above 0, the stated risks are too low. NaN with one class alone."""
+def in_the_large(outcome: Array, probability: Array, weights: Array | None = None) -> Array:
+    """The intercept with the slope held at 1: above 0, the stated risks are too low. NaN with one class alone.
+
+    One for every row of `weights` [resamples, n]; by default one, of the samples as they are.
+    """
     y: Array = outcome.astype(float)
-    x, shift = logit(probability), 0.0
-    if len(np.unique(y)) < 2:
-        return np.nan
+    x = logit(probability)
+    weight: Array = np.ones((1, len(y))) if weights is None else weights
+    events, total = weight @ y, weight.sum(1)
+    both = (events > 0) & (events < total)
+    shift: Array = np.zeros(len(weight))
     for _ in range(100):
-        p = 1 / (1 + np.exp(-(x + shift)))
-        step = (y - p).sum() / (p * (1 - p)).sum()
-        shift += float(np.clip(step, -2, 2))
-        if abs(step) < 1e-12:
+        p = 1 / (1 + np.exp(-(x + shift[:, None])))
+        information = np.where(both, (weight * p * (1 - p)).sum(1), 1.0)
+        step = np.where(both, (events - (weight * p).sum(1)) / information, 0.0)
+        shift = shift + np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-12:
             break
-    return shift
+    return np.where(both, shift, np.nan)
+
+
+def at_sensitivity(sensitivity: float, name: str) -> Measure:
+    """`specificity` or `number_needed` at the highest threshold that reaches a sensitivity, as `operating_point` has
+    them; the threshold is chosen anew in every resample."""
+
+    def measure(outcome: Array, probability: Array, weights: Array) -> Array:
+        positive, negative = (side[:, ::-1] for side in by_value(outcome, probability, weights))
+        cases, others = positive.sum(1), negative.sum(1)
+        true_positives, false_positives = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+        reached = true_positives >= (sensitivity * cases)[:, None] - 1e-9
+        at = np.arange(len(weights)), reached.argmax(1)
+        true, false = true_positives[at], false_positives[at]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(cases > 0, 1 - false / others if name == "specificity" else (true + false) / true, np.nan)
+
+    return measure
 
 
 def curve(outcome: Array, probability: Array, parts: int = 10) -> list[dict[str, float]]:

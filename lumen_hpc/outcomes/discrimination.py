@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from lumen_hpc.metrics.significance import Interval
+from lumen_hpc.metrics.significance import Interval, tail_of
 
 Array = np.ndarray
 BLOCK = 64
@@ -23,14 +23,14 @@ Measure = Callable[[Array, Array, Array], Array]
 
 def auroc(outcome: Array, probability: Array, weights: Array) -> Array:
     """Area under the ROC curve; a tie counts half."""
-    positive, negative = _by_value(outcome, probability, weights)
+    positive, negative = by_value(outcome, probability, weights)
     below = np.cumsum(negative, axis=1) - negative / 2
     return _ratio((positive * below).sum(1), positive.sum(1) * negative.sum(1))
 
 
 def auprc(outcome: Array, probability: Array, weights: Array) -> Array:
     """Average precision: the step-wise area under the precision-recall curve."""
-    positive, negative = (side[:, ::-1] for side in _by_value(outcome, probability, weights))
+    positive, negative = (side[:, ::-1] for side in by_value(outcome, probability, weights))
     true_positives, flagged = np.cumsum(positive, axis=1), np.cumsum(positive + negative, axis=1)
     return _ratio((positive * _ratio(true_positives, flagged, 0.0)).sum(1), positive.sum(1))
 
@@ -49,7 +49,7 @@ def brier_skill(outcome: Array, probability: Array, weights: Array) -> Array:
 MEASURES: dict[str, Measure] = {"auroc": auroc, "auprc": auprc, "brier": brier, "brier skill": brier_skill}
 
 
-def _by_value(outcome: Array, probability: Array, weights: Array) -> tuple[Array, Array]:
+def by_value(outcome: Array, probability: Array, weights: Array) -> tuple[Array, Array]:
     """Weight of the positive and of the negative samples at each distinct probability, rising; [resamples, values]."""
     order = np.argsort(probability, kind="stable")
     values = probability[order]
@@ -73,7 +73,7 @@ class Resamples:
         self._counts = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(count)]).astype(
             np.uint16
         )
-        self._tail = (1 - confidence) / 2
+        self._confidence = confidence
 
     def values(self, measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> Array:
         """The measure in every resample, of the samples where `where` is true; float64 [resamples]."""
@@ -85,7 +85,8 @@ class Resamples:
     def interval(self, measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> Interval:
         """The measure and its interval."""
         resampled = self.values(measure, outcome, probability, where)
-        return self.interval_around(value(measure, outcome, probability, where), resampled)
+        scarcest = self.scarcest(outcome, where)
+        return self.interval_around(value(measure, outcome, probability, where), resampled, scarcest)
 
     def difference(self, measure: Measure, outcome: Array, one: Array, other: Array) -> tuple[Interval, float]:
         """`one` minus `other`, paired in every resample, and the two-sided p of no difference."""
@@ -93,19 +94,27 @@ class Resamples:
         difference = value(measure, outcome, one) - value(measure, outcome, other)
         resampled = resampled[np.isfinite(resampled)]
         tail = (1 + min((resampled <= 0).sum(), (resampled >= 0).sum())) / (1 + len(resampled))
-        return self.interval_around(difference, resampled), float(min(1.0, 2 * tail))
+        interval = self.interval_around(difference, resampled, self.scarcest(outcome))
+        return interval, float(min(1.0, 2 * tail))
 
-    def interval_around(self, point: float, resampled: Array) -> Interval:
-        """The percentile interval of resampled values around a point estimate.
+    def scarcest(self, outcome: Array, where: Array | None = None) -> int:
+        """How many patients have the rarer outcome, among the samples where `where` is true."""
+        mask = np.ones(len(outcome), bool) if where is None else where
+        return min(len(np.unique(self._patient[mask & side])) for side in (outcome, ~outcome))
 
-        It has no bounds where no resample differs, as with an AUROC of 1: their width would be 0.
+    def interval_around(self, point: float, resampled: Array, scarcest: int) -> Interval:
+        """The interval of resampled values around a point estimate, with the tails of Student's t.
+
+        How well cases are told from others is known as well as the rarer of the two allow: `scarcest` patients. It has
+        no bounds where no resample differs, as with an AUROC of 1: their width would be 0.
         """
         finite = resampled[np.isfinite(resampled)]
         if not np.isfinite(point) or not len(finite):
             return Interval(None, None, None)
-        if np.ptp(finite) == 0:
+        if np.ptp(finite) < 1e-12 or scarcest < 2:
             return Interval(float(point), None, None)
-        low, high = (float(np.quantile(finite, q)) for q in (self._tail, 1 - self._tail))
+        tail = tail_of(scarcest, self._confidence)
+        low, high = (float(np.quantile(finite, q)) for q in (tail, 1 - tail))
         return Interval(float(point), low, high)
 
 

@@ -14,6 +14,7 @@ from lumen_hpc.data.timelines import read
 from lumen_hpc.metrics.join import answer_text
 from lumen_hpc.metrics.significance import ClusterBootstrap, Column
 from lumen_hpc.outcomes import rivals
+from lumen_hpc.outcomes.discrimination import Resamples
 from lumen_hpc.outcomes.features import Cohort, cohort
 from lumen_hpc.outcomes.questions import SHUFFLED, VARIANTS
 from lumen_hpc.outcomes.scoring import answered_by_all, score
@@ -50,7 +51,8 @@ def evaluate(
         )
         if outcome.startswith("death") and "rows" in table:
             best = max(models or rival_probabilities, key=lambda name: table["rows"][name]["auroc"].value or 0)
-            table["survival"] = {"row": best, **_survival(folder, samples, {**rival_probabilities, **models}[best])}
+            risk = {**rival_probabilities, **models}[best]
+            table["survival"] = {"row": best, **_survival(folder, samples, risk, resamples, seed, confidence)}
         if oracles and outcome == "icu_48h" and "rows" in table:
             table["oracles"] = _oracles(samples, oracles, answered_by_all({**rival_probabilities, **models}))
         tables[outcome] = table
@@ -79,8 +81,8 @@ def _by_variant(model: str, yes_by_question: Mapping[str, float], outcome: str, 
     return rows
 
 
-def _survival(folder: Path, samples: Cohort, p: Array) -> dict[str, Any]:
-    """Harrell's concordance on the test patients, and Kaplan-Meier curves of the thirds of risk."""
+def _survival(folder: Path, samples: Cohort, p: Array, resamples: int, seed: int, confidence: float) -> dict[str, Any]:
+    """Harrell's concordance on the test patients with its bounds, and Kaplan-Meier curves of the thirds of risk."""
     survival_by_study = {
         int(row["study_id"]): row["outcomes"]["survival"].get("value") for row in read_jsonl(folder / "outcomes.jsonl")
     }
@@ -95,7 +97,11 @@ def _survival(folder: Path, samples: Cohort, p: Array) -> dict[str, Any]:
     for part in np.array_split(np.argsort(risk, kind="stable"), 3):
         times, alive = kaplan_meier(days[part], died[part])
         curves.append({"patients": len(part), "days": times.tolist(), "alive": alive.tolist()})
-    return {"concordance": concordance(days, died, risk), "patients": len(places), "curves": curves}
+    bootstrap = Resamples([samples.patient[place] for place in places], resamples, seed, confidence)
+    found = bootstrap.interval(lambda died_, risk_, weights: concordance(days, died_, risk_, weights), died, risk)
+    return {
+        "concordance": found.value, "concordance, bounds": found[1:], "patients": len(places), "curves": curves,
+    }  # fmt: skip
 
 
 def _oracles(samples: Cohort, oracles: Mapping[str, Mapping[int, float]], answered: Array) -> dict[str, float]:

@@ -93,20 +93,30 @@ def _row(outcome: Array, p: Array, bootstrap: Resamples, val: tuple[Array, Array
     line = calibration.fit(outcome, p)
     row["slope"] = _resampled_slope(outcome, p, bootstrap)
     row["intercept"] = _finite_or_none(line.intercept)
-    row["in the large"] = _finite_or_none(calibration.in_the_large(outcome, p))
+    in_the_large = bootstrap.interval(calibration.in_the_large, outcome, p)
+    row["in the large"], row["in the large, bounds"] = in_the_large.value, in_the_large[1:]
     row["calibration"] = calibration.curve(outcome, p)
     row["decision"] = calibration.decision_curve(outcome, p)
-    row["operating"] = [calibration.operating_point(outcome, p, sensitivity) for sensitivity in SENSITIVITIES]
+    row["operating"] = [_operating_point(outcome, p, sensitivity, bootstrap) for sensitivity in SENSITIVITIES]
     val_line = calibration.fit(*val) if len(val[0]) else calibration.Line(np.nan, np.nan)
     if np.isfinite(val_line.slope):
         recalibrated = val_line.apply(p)
         row["recalibrated"] = {
             "slope": _finite_or_none(calibration.fit(outcome, recalibrated).slope),
-            "in the large": _finite_or_none(calibration.in_the_large(outcome, recalibrated)),
+            "in the large": _finite_or_none(discrimination.value(calibration.in_the_large, outcome, recalibrated)),
             "brier": bootstrap.interval(discrimination.brier, outcome, recalibrated),
             "decision": calibration.decision_curve(outcome, recalibrated),
         }
     return row
+
+
+def _operating_point(outcome: Array, p: Array, sensitivity: float, bootstrap: Resamples) -> dict[str, Any]:
+    """An operating point with the bounds of its specificity and of the patients flagged for one case."""
+    bounds = {
+        f"{name}, bounds": bootstrap.interval(calibration.at_sensitivity(sensitivity, name), outcome, p)[1:]
+        for name in ("specificity", "number_needed")
+    }
+    return calibration.operating_point(outcome, p, sensitivity) | bounds
 
 
 def _resampled_slope(outcome: Array, p: Array, bootstrap: Resamples) -> Interval:
@@ -146,7 +156,8 @@ def _subgroups(outcome: Array, p: Array, labels: list[str], bootstrap: Resamples
         values = {label: table["parts"][label]["auroc"].value for label in masks}
         best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
         resampled = [bootstrap.values(discrimination.auroc, outcome, p, masks[label]) for label in (best, worst)]
-        gap = bootstrap.interval_around(values[best] - values[worst], resampled[0] - resampled[1])
+        scarcest = min(bootstrap.scarcest(outcome, masks[label]) for label in (best, worst))
+        gap = bootstrap.interval_around(values[best] - values[worst], resampled[0] - resampled[1], scarcest)
         table["gap"] = {"best": best, "worst": worst, "auroc": gap}
     return table
 

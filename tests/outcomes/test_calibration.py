@@ -85,3 +85,28 @@ def test_an_operating_point_is_the_highest_threshold_that_reaches_its_sensitivit
     assert point["ppv"] == pytest.approx(1 / point["number_needed"])
     if (~flagged).any():
         assert point["npv"] == pytest.approx((~flagged & ~outcome).sum() / (~flagged).sum())
+
+
+def test_a_resample_has_the_intercept_and_the_operating_point_of_the_patients_it_drew() -> None:
+    outcome, p = drawn(5, 300)
+    p = p.round(2)
+    weights = np.random.default_rng(0).integers(0, 3, (3, 300)).astype(float)
+    intercepts = calibration.in_the_large(outcome, p, weights)
+    for place, weight in enumerate(weights):
+        chosen = np.repeat(np.arange(300), weight.astype(int))
+        assert intercepts[place] == pytest.approx(calibration.in_the_large(outcome[chosen], p[chosen])[0])
+        for sensitivity in (0.8, 1.0):
+            point = calibration.operating_point(outcome[chosen], p[chosen], sensitivity)
+            for name in ("specificity", "number_needed"):
+                found = calibration.at_sensitivity(sensitivity, name)(outcome, p, weights)[place]
+                assert found == pytest.approx(point[name])
+
+
+def test_a_resample_without_cases_has_neither_intercept_nor_operating_point() -> None:
+    outcome, p, weights = np.array([True, False]), np.array([0.4, 0.2]), np.array([[0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])
+    assert np.isnan(calibration.in_the_large(outcome, p, weights)).tolist() == [True, False, True]
+    needed, specificity = (
+        calibration.at_sensitivity(0.8, name)(outcome, p, weights) for name in ("number_needed", "specificity")
+    )
+    assert np.isnan(needed).tolist() == [True, False, False] and needed[1] == 1
+    assert np.isnan(specificity).tolist() == [True, False, True] and specificity[1] == 1

@@ -70,6 +70,9 @@ def test_the_oracle_beats_the_strongest_rival_and_is_calibrated(made: tuple) -> 
     assert set(table["rows"]) == {*labs, "oracle"}
     point = table["rows"]["oracle"]["operating"][0]
     assert point["sensitivity"] >= 0.8 and point["number_needed"] < 1 / found.outcome.mean()
+    for cells, name in ((table["rows"]["oracle"], "in the large"), (point, "specificity"), (point, "number_needed")):
+        low, high = cells[f"{name}, bounds"]
+        assert low < cells[name] < high
 
 
 def test_subgroups_have_their_gap_and_small_ones_no_row(made: tuple) -> None:

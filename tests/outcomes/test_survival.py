@@ -32,3 +32,11 @@ def test_concordance_is_lifelines_s(seed: int) -> None:
 
 def test_without_a_death_there_is_no_concordance() -> None:
     assert np.isnan(concordance(np.array([1.0, 2.0]), np.array([False, False]), np.array([0.1, 0.2])))
+
+
+def test_concordance_with_weights_is_that_of_the_patients_drawn_so_often() -> None:
+    days, died, risk = drawn(1)
+    weights = np.random.default_rng(0).integers(0, 3, (4, len(days))).astype(float)
+    for weight, found in zip(weights, concordance(days, died, risk, weights), strict=True):
+        chosen = np.repeat(np.arange(len(days)), weight.astype(int))
+        assert found == pytest.approx(concordance_index(days[chosen], -risk[chosen], died[chosen]))
