@@ -168,18 +168,34 @@ def items_of(clause: Clause, subjects: Sequence[Finding] = ()) -> list[Finding]:
 
 
 def split_changes(clause: Clause) -> list[Clause]:
-    """The clause without the findings of its list that are new where its verb says otherwise, and these by themselves.
+    """The clause without the findings of its list of which its change is not said, and these by themselves.
 
-    `New edema, pneumonia resolved.`, `Improved edema and a new effusion.`
+    What is new where the verb says otherwise: `New edema, pneumonia resolved.`, `Improved edema and a new effusion.`
+    And what a finding is with, unless both are new: `The effusion with adjacent atelectasis has resolved.`
     """
-    if clause.table_row.rule != "event" or "new" in Statement(clause, CHANGING[0]).events:
-        return [clause]
     findings = [part for part in clause.parts if part.kind in ("N", "Turn")]
-    new = [part for part in findings if "new" in _noun_item(part).events]
-    if not new or len(new) == len(findings):
+    events_of_verb = Statement(clause, CHANGING[0]).events
+    events = events_of_verb.union(*(_noun_item(part).events for part in findings[:1]))
+    others = _companions(clause.parts) if events - {"new", "same"} else []
+    is_shared = events_of_verb == {"resolved"} and _shares_verb(clause.parts)
+    if clause.table_row.rule == "event" and "new" not in events_of_verb and not is_shared:
+        others += [part for part in findings if "new" in _noun_item(part).events and part not in others]
+    if not others or len(others) == len(findings):
         return [clause]
-    rest = replace(clause, parts=[part for part in clause.parts if part not in new])
-    return [Clause(new, table_row=_PRESENT, start=clause.start), rest]
+    rest = replace(clause, parts=[part for part in clause.parts if part not in others])
+    return [Clause(others, table_row=_PRESENT, start=clause.start), rest]
+
+
+def _shares_verb(parts: Sequence[Phrase]) -> bool:
+    """True of a list without a comma before a verb in the plural: `New edema and pneumonia have resolved.`"""
+    is_plural = any(part.kind in VERBS and part.words[0].text in ("have", "are") for part in parts)
+    return is_plural and not any(part.plays("comma") for part in parts)
+
+
+def _companions(parts: Sequence[Phrase]) -> list[Phrase]:
+    """The findings behind `with`, up to the verb."""
+    behind = itertools.dropwhile(lambda part: not part.plays("with"), parts)
+    return [part for part in itertools.takewhile(lambda part: part.kind not in VERBS, behind) if part.kind == "N"]
 
 
 def _noun_item(phrase: Phrase) -> Finding:

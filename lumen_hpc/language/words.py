@@ -61,9 +61,27 @@ def numbers_of(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"(?<!\S)[0-9]+(?: (?:hours|months|years))?(?!\S)", _normalize(text)))
 
 
+_DENIED_FINDING = re.compile(
+    r"(?:(?:^|(?<=[.,;:\n])) *"
+    r"(?:(?:this|it|that|these) (?:is|are)(?: not|n['\u2019]t)|(?:it|that)['\u2019]s not|(?:but )?not)"
+    r"| (?:rather than|instead of)) (?:an? )?([a-z]+(?: [a-z]+)?)(?= *(?:[.,;\n]|$|but\b))"
+    r"|(?:^|(?<=[.,;:\n])) *([a-z]+(?: [a-z]+)?) (?:absent|not (?:seen|present|visible|identified))(?= *(?:[.,;\n]|$))",
+    re.IGNORECASE,
+)
+"""`not edema`, `It is not edema`, `pneumonia rather than edema` and `edema absent`, at the end of a clause."""
+
+
 def tidy(text: str) -> str:
     """A text as plain sentences for the lenient reading."""
-    return _respell("notes", f"\n{unwrap(text)[:MOST_CHARACTERS]}").lstrip(" .")
+    plain_text = _DENIED_FINDING.sub(_spell_denial, unwrap(text)[:MOST_CHARACTERS])
+    return _respell("notes", f"\n{plain_text}").lstrip(" .")
+
+
+def _spell_denial(denial: re.Match[str]) -> str:
+    """A denial of one finding as a sentence of its own; of anything else as it stands."""
+    name_words = words(denial[1] or denial[2])
+    is_finding = len(name_words) == 1 and "finding" in name_words[0].roles
+    return f" . There is no {name_words[0].text} " if is_finding else denial[0]
 
 
 def _respell(table: str, text: str) -> str:

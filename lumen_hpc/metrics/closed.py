@@ -49,6 +49,7 @@ _WHOLE_ANSWERS = (
     ("is there", "no", r"(?:there is )?no (?:evidence|sign)(?: of (?:it|this|that))?"),
     ("is there", "yes", r"there is(?: evidence(?: of (?:it|this|that))?)?"),
     ("is there", "yes", r"(?:it|this) is (?:seen|present|visible|evident|identified|there|likely)|likely"),
+    ("is there", "yes", r"(?:only )?(?:an? )?(?:trace|minimal|mild|small|moderate|large|severe)(?: one| amount)?"),
     ("bilateral", "yes", r"(?:on )?both sides|bilateral(?:ly)?"),
     ("bilateral", "no", r"unilateral(?:ly)?|(?:only )?(?:on )?(?:the )?(?:left|right|one)(?: side)?(?: only)?"),
 )

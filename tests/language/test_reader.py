@@ -224,7 +224,7 @@ UNCLAIMED = (
     "No abnormality such as edema.",
     "No edema. There is stable pneumonia.",
     "Edema is a disorder. Pneumonia is an infection.",
-    "This is not edema but atelectasis.",
+    "This is not the edema but atelectasis.",
 )
 """Of none does the lenient reading say that there is an edema but the first two."""
 

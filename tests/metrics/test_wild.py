@@ -310,3 +310,82 @@ def test_a_wrapping_changes_nothing_of_what_is_read(cases, how):
         ),
     ]
     assert len(differing) <= 0.02 * (len(changes) + len(listed) + len(closed)), differing
+
+
+@pytest.mark.parametrize(
+    ("text", "claimed"),
+    [
+        ("Interval resolution of pneumothorax, persistent effusion.", resolved("pneumothorax")),
+        ("Resolution of edema, stable effusion.", resolved("edema")),
+        ("Interval improvement in edema, otherwise unchanged.", BETTER),
+        ("New edema, otherwise unchanged.", new("edema")),
+        ("Resolution of edema; the chest is otherwise stable.", resolved("edema")),
+        ("No significant interval change in edema.", set()),
+        ("There is no change in the edema.", set()),
+        ("The edema is neither new nor worse.", set()),
+        ("The edema is neither larger nor smaller.", set()),
+        ("I don't think the edema has changed.", set()),
+        ("Edema slightly better.", BETTER),
+        ("The edema is probably a little better.", BETTER),
+        ("Edema minimally improved.", BETTER),
+        ("Edema was mild, now severe.", WORSE),
+        ("Edema mild previously, now severe.", WORSE),
+        ("There is a new 2 cm left pneumothorax.", new("pneumothorax")),
+        ("A new 5 mm nodule is seen.", new("nodule")),
+        ("New approximately 1.5 x 2 cm nodule.", new("nodule")),
+        ("The nodule has resolved with adjacent atelectasis.", resolved("nodule")),
+        ("The edema with adjacent atelectasis has improved.", BETTER),
+        ("Improving edema with overlying atelectasis and pneumonia.", BETTER),
+        ("New edema with adjacent pneumonia.", new("edema", "pneumonia")),
+        ("Improving edema with new pneumonia.", BETTER | new("pneumonia")),
+        ("New edema and pneumonia have resolved.", resolved("edema", "pneumonia")),
+        ("New edema and pneumonia has resolved.", new("edema") | resolved("pneumonia")),
+    ],
+)  # fmt: skip
+def test_change_in_the_words_of_reports(text, claimed):
+    change = READER.change(text)
+    assert change is not None and facts(change) == claimed
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Opacities, edema vs. infection.", {"lung opacity"}),
+        ("Right basilar opacity, atelectasis versus pneumonia.", {"lung opacity"}),
+        ("Rt. effusion, lt. pneumothorax.", {"pleural effusion", "pneumothorax"}),
+        ("Interval resolution of pneumothorax, persistent effusion.", {"pleural effusion"}),
+        ("Absent edema, present effusion.", {"pleural effusion"}),
+        ("Effusion present, edema absent.", {"pleural effusion"}),
+        ("Effusion seen, edema not seen.", {"pleural effusion"}),
+        ("(+) effusion, (-) edema", {"pleural effusion"}),
+        ("There is a left but no right pleural effusion.", {"pleural effusion"}),
+        ("Right- but no left-sided effusion.", {"pleural effusion"}),
+        ("This is not edema but pneumonia.", {"pneumonia"}),
+        ("Resolution of effusion with adjacent atelectasis.", {"atelectasis"}),
+    ],
+)  # fmt: skip
+def test_findings_in_the_words_of_reports(text, named):
+    assert READER.findings(text) == named
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("This is not edema.", "no"),
+        ("It's not edema.", "no"),
+        ("This isn't edema.", "no"),
+        ("Not edema.", "no"),
+        ("Pneumonia, not edema.", "no"),
+        ("It is pneumonia rather than edema.", "no"),
+        ("Edema rather than pneumonia.", "yes"),
+        ("It is not the edema that is new.", None),
+        ("This is not a new edema.", None),
+        ("Absent edema.", "no"),
+        ("I do not believe that edema is present.", "no"),
+        ("We don't think there is any edema.", "no"),
+        ("Mild.", "yes"),
+        ("Only a trace.", "yes"),
+    ],
+)
+def test_a_finding_is_denied_or_affirmed_in_few_words(text, answer):
+    assert polarity("presence", "is there edema?", text) == answer
