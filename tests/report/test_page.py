@@ -13,6 +13,7 @@ from playwright.sync_api import sync_playwright
 from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.report import figures
 from lumen_hpc.report.assemble import report
+from lumen_hpc.report.identity import Identity
 from tests.report import pretend
 
 CHROMIUM = shutil.which("chromium")
@@ -409,11 +410,14 @@ def test_two_judges_agreement_is_shown_beside_the_canaries(tmp_path, open_page):
 
 
 def test_a_text_cannot_break_out_of_the_page(tmp_path, open_page):
-    inputs = pretend.inputs(patients=3)
     evil = "</script><script>document.title='broken'</script><img src=x onerror=alert(1)>"
+    names = {"run": {"name": evil, "seed": "0"}, "settings": {"train.base": evil}, "exposure": evil}
+    inputs = pretend.inputs(patients=3, **names, identity=Identity(deviations=(f"`train.base` is {evil}",)))
     for rows in inputs.answers.values():
         rows[:] = [row | {"answer": evil} if not row.get("control") else row for row in rows]
     report(inputs, Evaluate(bootstrap=20, permutations=20), 0, tmp_path)
     page = open_page(tmp_path)
-    assert page.title() == "pretended · LUMEN report"
-    assert evil in page.locator("#case").inner_text()
+    assert page.title() == f"{evil} · LUMEN report"
+    for place in ("h1", "#case", "#results", "#run"):
+        assert evil in page.locator(place).text_content(), place
+    assert page.locator("img[src=x]").count() == 0
