@@ -62,3 +62,16 @@ def test_what_is_frozen_gets_no_gradient():
         Replicas(model, pool).backward(_loss, torch.ones(4, 5, dtype=torch.float64).tensor_split(PARTS))
     assert model[0].weight.grad is None
     assert model[2].weight.grad is not None
+
+
+def test_a_step_begins_without_the_last_ones_gradients_and_a_layer_may_serve_one_half_alone():
+    def loss(model, part):
+        return model[0](part).sum() + (model[2](torch.ones(1, 7).double()).sum() if float(part.sum()) < 0 else 0)
+
+    model, data = _model(), torch.tensor([[1.0] * 5, [-1.0] * 5], dtype=torch.float64)
+    with one_core_threads() as pool:
+        replicas = Replicas(model, pool)
+        first = [replicas.backward(loss, data.tensor_split(PARTS)), model[0].bias.grad.clone()]
+        second = [replicas.backward(loss, data.tensor_split(PARTS)), model[0].bias.grad]
+    assert first[0] == second[0] and torch.equal(first[1], second[1])
+    assert torch.equal(model[2].weight.grad, torch.ones(1, 7, dtype=torch.float64))  # of the second half
