@@ -245,11 +245,17 @@ class Results:
     def _add_scores(self, scores: Iterable[dict]) -> None:
         """The first judge's scores as measures `judge` and `judge_expected`, on questions judged for every model."""
         scores_by_model: dict[str, dict[str, tuple]] = {model: {} for model in self.samples}
+        other_scores: list[tuple[str, str]] = []
         judge = None
         for row in scores:
             judge = judge or row.get("judge")
             if row["model"] in scores_by_model and row.get("judge") == judge:
                 scores_by_model[row["model"]][row["question_id"]] = row.get("score"), row.get("expected_score")
+            elif row["model"] in scores_by_model:
+                other_scores.append((row["model"], row["question_id"]))
+        for model, id in other_scores:
+            if not scores_by_model[model]:
+                self.problems.add(f"scores of {model} by another judge than {judge} (left out)", id)
         judged_models = {model: rows for model, rows in scores_by_model.items() if rows}
         ids = [row["question_id"] for row in self.questions]
         is_common = np.array([all(id in rows for rows in judged_models.values()) for id in ids], bool)

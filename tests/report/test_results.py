@@ -207,6 +207,15 @@ def test_a_judge_that_skipped_a_question_lowers_n_for_every_model_and_is_counted
     assert any("not judged for every model" in line for line in rest.problems.lines())
 
 
+def test_a_model_that_another_judge_scored_has_no_score_and_is_named():
+    one = pretend.inputs(patients=6)
+    one.scores["ft"] = [row | {"judge": "another"} for row in one.scores["ft"]]
+    results = pretend.results_of(one)
+    assert not results.column("judge", "ft").whole.any() and results.column("judge", "lumen").whole.all()
+    (line,) = (line for line in results.problems.lines() if "another judge than pretended" in line)
+    assert line.startswith(f"{len(results.questions)} scores of ft by ")
+
+
 def test_a_second_judge_does_not_mix_into_the_first():
     both = pretend.inputs(patients=6)
     first = pretend.results_of(both).column("judge", "lumen").part.tolist()
