@@ -80,6 +80,12 @@ def in_the_large(outcome: Array, probability: Array, weights: Array | None = Non
     return np.where(both, shift, np.nan)
 
 
+def observed_over_expected(outcome: Array, probability: Array, weights: Array) -> Array:
+    """Cases for each case that the probabilities promise; above 1, the stated risks are too low."""
+    expected = weights @ probability
+    return np.divide(weights @ outcome.astype(float), expected, out=np.full(len(weights), np.nan), where=expected > 0)
+
+
 def at_sensitivity(sensitivity: float, name: str) -> Measure:
     """`specificity` or `number_needed` at the highest threshold that reaches a sensitivity, as `operating_point` has
     them; the threshold is chosen anew in every resample."""

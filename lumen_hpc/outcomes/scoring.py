@@ -147,9 +147,11 @@ def _subgroups(outcome: Array, p: Array, labels: list[str], bootstrap: Resamples
                 "patients": int(where.sum()),
                 "events": int(outcome[where].sum()),
                 "auroc": bootstrap.interval(discrimination.auroc, outcome, p, where),
-                "observed over expected": float(outcome[where].sum() / p[where].sum()),
+                "observed over expected": ratio.value,
+                "observed over expected, bounds": ratio[1:],
             }
             for label, where in masks.items()
+            for ratio in [bootstrap.interval(calibration.observed_over_expected, outcome, p, where)]
         }
     }
     if len(masks) > 1:

@@ -82,6 +82,11 @@ def test_subgroups_have_their_gap_and_small_ones_no_row(made: tuple) -> None:
     sexes = table["subgroups"]["oracle"]["sex"]
     assert set(sexes["parts"]) == {"F", "M"} and sexes["gap"]["auroc"].low < 0.1
     assert sum(part["patients"] for part in sexes["parts"].values()) == table["patients"]
+    women = np.array([sex == "F" for sex in found.subgroups["sex"]]) & (found.split == "test")
+    expected = oracle("image", known, 1.0)[women].sum()
+    low, high = sexes["parts"]["F"]["observed over expected, bounds"]
+    assert low < sexes["parts"]["F"]["observed over expected"] == pytest.approx(found.outcome[women].sum() / expected)
+    assert sexes["parts"]["F"]["observed over expected"] < high
     others = sum(race == "other" for race, split in zip(found.subgroups["race"], found.split) if split == "test")
     assert ("other" in table["subgroups"]["oracle"]["race"]["parts"]) == (others >= 20)
 
