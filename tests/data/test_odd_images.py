@@ -586,3 +586,14 @@ def test_a_jpg_that_is_another_kind_is_refused(tmp_path, look, kind):
     }[kind]()
     (tmp_path / "image.jpg").write_bytes(data)
     refused(look, tmp_path / "image.jpg", "12 bits|unusual kind|no frame header|neither JPEG, PNG|empty image")
+
+
+def test_a_jpeg_that_breaks_off_anywhere_in_its_header_is_refused(tmp_path):
+    path = tmp_path / "image.jpg"
+    Image.linear_gradient("L").save(path)
+    data = path.read_bytes()
+    for kept in range(2, data.index(b"\xff\xda")):
+        path.write_bytes(data[:kept])
+        for look in (images.check, images.check_header):
+            with pytest.raises(UserError):
+                look(path)
