@@ -117,7 +117,7 @@ class Profile:
     node_paths: list[str] = list_of()
     """Folders that the nodes see and this machine does not: what lies in them is not looked for at submission."""
     scratch: str = ""
-    """Node-local folder for temporary files and compile caches, e.g. /local/$SLURM_JOB_ID; empty means TMPDIR."""
+    """Node-local folder for temporary files and compile caches, such as /local/$SLURM_JOB_ID; empty means TMPDIR."""
     kill_on_invalid_dep: bool = True
     """Pass --kill-on-invalid-dep=yes; some sites forbid it."""
     requeue: bool = False
@@ -141,13 +141,13 @@ class Profile:
     mail_user: str = ""
     """Address for Slurm's mail."""
     mail_type: str = ""
-    """When Slurm sends mail, e.g. END,FAIL; never if empty."""
+    """When Slurm sends mail, such as END,FAIL; never if empty."""
     additional: dict[str, str] = field(default_factory=dict)
     """Further sbatch options of every job, `name: value`."""
     data_use: DataUse = field(default_factory=DataUse)
     """Where restricted data may be and which servers may see it."""
     defaults: dict[str, Any] = field(default_factory=dict)
-    """Settings whose default is different at this site, e.g. `{judge: {engine: {tensor_parallel: 4}}}`."""
+    """Settings whose default is different at this site, such as `{judge: {engine: {tensor_parallel: 4}}}`."""
 
 
 class _ProfileFile(Profile):
