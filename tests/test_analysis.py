@@ -156,6 +156,13 @@ def test_answers_that_were_written_again_are_not_shown_beside_scores_of_others(f
     assert set(lumen_hpc.open_run(folder).results.query("model == 'lumen'")["answer"]) == {"Yes."}
 
 
+def test_answers_of_a_node_whose_clock_is_ahead_count_as_scored(folder: Path):
+    for name, finished in (("predict-lumen", "2026-01-02T00:00:09Z"), ("evaluate", "2026-01-02T00:00:00Z")):
+        lines = [{**line, "finished": finished} for line in manifest.read(folder / name / manifest.NAME)]
+        write_jsonl(folder / name / manifest.NAME, lines)
+    assert len(lumen_hpc.open_run(folder).results) == 8
+
+
 def test_a_file_that_is_not_what_the_stage_wrote_is_named(folder: Path):
     run = lumen_hpc.open_run(folder)
     path = folder / "prepare" / "questions.jsonl"
