@@ -95,10 +95,11 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
         if step.stage.on_request:
             continue
         digest = digests.get(step.name) or config_file.digest(old.settings, step.stage.settings)
-        lost_step = _lost_step(step, old, digest, step.name in selected_names)
         reads_others = former_inputs.get(step.name, set(step.after)) != set(step.after)
+        has_new_inputs = reads_others or bool(stale_steps & set(step.after))
+        lost_step = _lost_step(step, old, digest, None if has_new_inputs else new, step.name in selected_names)
         differs = _differs(step, old, digest, new) and bool(differences or lost_step)
-        if stale_steps & set(step.after) or reads_others or differs:
+        if has_new_inputs or differs:
             stale_steps.add(step.name)
             if lost_step and (differences or lost_step.now):
                 lost_steps.append(lost_step)
@@ -148,7 +149,8 @@ def _differs(step: Step, old: Run, digest: str, new: Run) -> bool:
     return not same_shards or digest != config_file.digest(new.settings, stage.settings)
 
 
-def _lost_step(step: Step, old: Run, digest: str, now: bool) -> LostStep | None:
+def _lost_step(step: Step, old: Run, digest: str, new: Run | None, now: bool) -> LostStep | None:
+    """What a stale step loses; `new`: the run as changed, if the step's inputs are the same."""
     count = step.stage.shards(old.settings)
     lines = [
         line
@@ -156,15 +158,16 @@ def _lost_step(step: Step, old: Run, digest: str, now: bool) -> LostStep | None:
         if line["config"] == digest and line["of"] == count
     ]
     if not lines:
-        return _lost_progress(step, old, now)
+        return _lost_progress(step, old, new, now)
     seconds, gpu_seconds = sum(line["seconds"] for line in lines), sum(line["gpu_seconds"] for line in lines)
     return LostStep(step.name, len(lines), seconds / 3600, gpu_seconds / 3600, now)
 
 
-def _lost_progress(step: Step, old: Run, now: bool) -> LostStep | None:
-    """The steps of a training that has stopped, or runs, under the old settings; None if it has not begun."""
-    progress = step.stage.progress(old.settings, old.folder / step.name)
-    if progress is None:
+def _lost_progress(step: Step, old: Run, new: Run | None, now: bool) -> LostStep | None:
+    """The steps of a training that has stopped, or runs; None if it has not begun, or goes on with the new settings."""
+    folder = old.folder / step.name
+    progress = step.stage.progress(old.settings, folder)
+    if progress is None or (new is not None and step.stage.progress(new.settings, folder) is not None):
         return None
     hours = progress.step * progress.seconds / 3600
     gpus = progress.gpus if old.profile.resources[step.stage.resources].gpus else 0

@@ -193,7 +193,7 @@ class Train:
     short."""
     steps: int = 0
     """Optimizer steps; 0: as many as `epochs` asks for. A mixture needs a number."""
-    loss_limit: float = runtime_only(10.0)
+    loss_limit: float = 10.0
     """A loss this many times the median of the last 100 steps stops the training; 0: only a loss that is no number.
     With another limit the training goes on from its last checkpoint."""
     tune: list[str] = subset_of(PARTS, *PARTS, least=1)

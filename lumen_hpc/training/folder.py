@@ -49,7 +49,7 @@ def _result_settings(train: schema.Train) -> dict[str, Any]:
         f"train.{field.name}": values[field.name]
         for field in dataclasses.fields(train)
         if not field.metadata.get("runtime_only")
-        and field.name != "base"
+        and field.name not in ("base", "loss_limit")  # its identity counts; a limit decides only when it stops
         and (field.name != "adapter" or train.adapter.kind != "none")
     }
 

@@ -65,13 +65,17 @@ def test_the_steps_of_a_training_that_stopped_are_work_too(finished: list[str], 
     rows = [{"step": step, "timing": {"seconds": 600.0, "gpus": 2, "steps": 9}} for step in range(1, 7)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "training.json").write_text(json.dumps({"train.clip": CLIP}))
-    for change, lost in (("train.clip=2.0", True), ("train.workers=2", False)):
+    for change, lost, asks in (
+        ("train.clip=2.0", True, True),
+        ("train.workers=2", False, False),
+        ("train.loss_limit=0", False, True),  # for train-ft, which has finished with another
+    ):
         request = resolve(["stage=train-lumen", *finished, change])
         found = changes.of(request, PIPELINE)
         lost_hours = {item.step: item.hours for item in found.redone}
         assert lost_hours.get("train-lumen") == (1.0 if lost else None)
         assert ("unfinished steps that begin anew: train-lumen (step 6 of 9)" in found.lines()) == lost
-        assert bool(list(changes.unconfirmed(request, found))) == lost
+        assert bool(list(changes.unconfirmed(request, found))) == asks
 
 
 def test_while_steps_of_the_earlier_settings_are_queued_nothing_is_submitted(finished: list[str]) -> None:
