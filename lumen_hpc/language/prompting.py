@@ -12,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from lumen_hpc.data.diff_vqa import TYPES
 from lumen_hpc.errors import UserError
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -27,7 +28,8 @@ def rewrite_prompt(kind: str, question: str, short_answer: str) -> list[dict[str
     """The conversation that requests a whole sentence (section 2.2), or a prediction (section 2.4)."""
     prompt = read_prompt("rewrite")
     if kind not in prompt["examples"]:
-        raise UserError(f"lumen_hpc/language/prompts/rewrite.yaml has no examples of a {kind} answer; add some there")
+        name = f"type {kind}" if kind in TYPES else "a type that no question has"  # a message holds no record's text
+        raise UserError(f"lumen_hpc/language/prompts/rewrite.yaml has no examples of {name}; add some there")
     messages = [_message("system", prompt["prediction" if kind == "prediction" else "system"])]
     for example_question, example_answer, sentence in prompt["examples"][kind]:
         messages += [
