@@ -73,7 +73,9 @@ def _statements(results: Results, values: dict, rule: float | None) -> list[str]
         equal_blocks = []
         for block in ("difference", "prediction"):
             cell = results.cell(block, "change_f1", name, tested=True) if name in results.samples else None
-            if cell and cell.difference and cell.difference.high is not None and cell.difference.high >= 0:
+            gap = cell.difference if cell else None
+            highest = gap.value if gap and gap.high is None else gap and gap.high  # no interval: all patients are alike
+            if highest is not None and highest >= 0:
                 equal_blocks.append(f"{block} ({cell.value:.3f})")
         if equal_blocks:
             statements.append(f"row {results.label(name)}: as good at {' and '.join(equal_blocks)}")

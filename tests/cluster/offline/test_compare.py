@@ -103,13 +103,13 @@ def test_phantoms_of_other_settings_share_ids_and_no_question(
 def test_the_judge_of_an_interval_is_that_of_the_values(
     runs: Path, capsys: pytest.CaptureFixture, judges: tuple[str, str], interval: bool
 ) -> None:
-    for name, order in (("a", ("x", "y")), ("b", judges)):
+    for name, order, factor in (("a", ("x", "y"), 1), ("b", judges, 2)):
         scores = [
             {
                 "question_id": f"q{number}",
                 "model": "lumen",
                 "judge": judge,
-                "score": 1 + number % 5,
+                "score": 1 + factor * number % 5,
                 "expected_score": 2.0,
             }
             for judge in order
