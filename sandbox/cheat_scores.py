@@ -73,8 +73,10 @@ def _statements(results: Results, values: dict, rule: float | None) -> list[str]
         equal_blocks = []
         for block in ("difference", "prediction"):
             cell = results.cell(block, "change_f1", name, tested=True) if name in results.samples else None
-            gap = cell.difference if cell else None
-            highest = gap.value if gap and gap.high is None else gap and gap.high  # no interval: all patients are alike
+            if cell is None or cell.difference is None:
+                continue
+            gap = cell.difference
+            highest = gap.value if gap.high is None else gap.high  # no interval: all patients are alike
             if highest is not None and highest >= 0:
                 equal_blocks.append(f"{block} ({cell.value:.3f})")
         if equal_blocks:
