@@ -144,7 +144,7 @@ def submit(
             step = job.step
             with uninterrupted():
                 job_ids[job.label] = _submit_job(run, request.profile, submission, job, job_ids)
-                submission.jobs.append(_job_record(run, job, job_ids))
+                submission.jobs.append(_job_record(run, job, job_ids, submission.digests))
                 submission.save_plan(plans)  # after each job, so that a killed command leaves no unknown job
         record(request, run, submission)
     except BaseException as error:
@@ -212,7 +212,7 @@ def _cancel_submission(run: Run, submission: Submission) -> list[str]:
     return remaining_ids
 
 
-def _job_record(run: Run, job: Link | Gate, job_ids: dict[str, str]) -> dict[str, Any]:
+def _job_record(run: Run, job: Link | Gate, job_ids: dict[str, str], digests: dict[str, str]) -> dict[str, Any]:
     """A job in plan.json; a gate's says what it has to verify."""
     after = [[kind, job_ids.get(name, name)] for kind, name in job.conditions]
     name = sbatch.job_name(run.folder, job.step)
@@ -220,9 +220,8 @@ def _job_record(run: Run, job: Link | Gate, job_ids: dict[str, str]) -> dict[str
     if isinstance(job, Link):
         return row | {"after": after, "link": job.number}
     shards = sorted(index for pack in job.packs for index in job.plan.packs[pack])
-    config = config_file.digest(run.settings, job.step.stage.settings)
     gate = {"name": f"{name}.gate", "after": after, "link": 0, "gate": True}
-    return row | gate | {"shards": shards, "of": job.plan.shards, "config": config}
+    return row | gate | {"shards": shards, "of": job.plan.shards, "config": digests[job.step.name]}
 
 
 def record(request: Request, run: Run, submission: Submission) -> None:
