@@ -97,12 +97,13 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
         digest = digests.get(step.name) or config_file.digest(old.settings, step.stage.settings)
         reads_others = former_inputs.get(step.name, set(step.after)) != set(step.after)
         has_new_inputs = reads_others or bool(stale_steps & set(step.after))
+        if not has_new_inputs and not _differs(step, old, digest, new):
+            continue
         lost_step = _lost_step(step, old, digest, None if has_new_inputs else new, step.name in selected_names)
-        differs = _differs(step, old, digest, new) and bool(differences or lost_step)
-        if has_new_inputs or differs:
+        if has_new_inputs or differences or lost_step:
             stale_steps.add(step.name)
-            if lost_step and (differences or lost_step.now):
-                lost_steps.append(lost_step)
+        if lost_step and (differences or lost_step.now):
+            lost_steps.append(lost_step)
     return Changes(request.run, differences, lost_steps, frozenset(stale_steps))
 
 
