@@ -53,7 +53,7 @@ def files() -> list[str]:
 
 def _roots() -> list[str]:
     """What jobs run: the suite, and the modules beside it that registry.py names."""
-    named = sorted({entry.partition(":")[0].partition(".")[0] for entry in (*EXPERTS.values(), *ENGINES.values())})
+    named = sorted({module.partition(".")[0] for module in _registered_modules()})
     beside = [path for name in named for path in (name, f"{name}.py") if (SOURCE / path).exists()]
     return list(dict.fromkeys([*ROOTS, *beside]))
 
@@ -61,9 +61,11 @@ def _roots() -> list[str]:
 def _is_used(name: str) -> bool:
     """Whether a file is a module that this process has imported, or that registry.py names."""
     module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    return module in sys.modules or any(
-        entry.partition(":")[0] == module for entry in (*EXPERTS.values(), *ENGINES.values())
-    )
+    return module in sys.modules or module in _registered_modules()
+
+
+def _registered_modules() -> set[str]:
+    return {entry.partition(":")[0] for entry in (*EXPERTS.values(), *ENGINES.values())}
 
 
 @functools.cache
