@@ -97,6 +97,11 @@ class ServerEngine(Engine):
             top_logprobs=20,
             structured_outputs={"choice": list(choices)},
         )
+        if not reply.text:
+            raise UserError(
+                f"the server at {self._host} chose nothing from a list of choices: its content filter refused the text "
+                "or its model spends its tokens on reasoning; turn that off at the server, or name another model"
+            )
         if reply.text not in choices:
             raise UserError(
                 f"the server at {self._host} does not keep to a list of choices; it must know vLLM's structured_outputs"
@@ -191,13 +196,25 @@ class _Reply:
             text = "".join(part["text"] for part in text if part["type"] == "text")
         encodable = text.encode(errors="replace").decode()  # half a character, which JSON can hold and a file cannot
         self.text = encodable.strip()
-        token_logprobs = (choice.get("logprobs") or {}).get("content") or [{"top_logprobs": []}]
-        token_pairs = [(entry["token"], _probability(entry["logprob"])) for entry in token_logprobs[0]["top_logprobs"]]
+        entries = (choice.get("logprobs") or {}).get("content") or []
+        token_pairs = [(entry["token"], _probability(entry["logprob"])) for entry in _first_values(entries, self.text)]
         token_pairs.sort(
             key=lambda it: (it[0] == it[0].strip(), it[1])
         )  # `1` counts before ` 1`, which no choice begins with
         self.top = {token.strip(): probability for token, probability in token_pairs}
         """Probabilities of the first token's likeliest values, by their text."""
+
+
+def _first_values(entries: list[dict], text: str) -> list[dict]:
+    """The likeliest values of a text's first token; none where the entries begin with another token, as of reasoning.
+
+    A server that knows no constraint begins with a space or a line break, whose values say nothing of the text.
+    """
+    if text:
+        entries = [entry for entry in entries if entry.get("token") is None or entry["token"].strip()]
+    if not entries or (text and not text.startswith((entries[0].get("token") or "").strip())):
+        return []
+    return entries[0]["top_logprobs"]
 
 
 def _fix(status: int) -> str:

@@ -174,6 +174,20 @@ def test_a_ten_of_two_digits_has_the_share_of_those_that_go_on():
     assert text == "9"  # the most probable, where the server's digit by digit is 10
 
 
+@pytest.mark.parametrize("token", ["<|im_end|>", "\n"])
+def test_a_one_that_ends_the_text_still_tells_how_often_it_goes_on(token):
+    """The continuation of the digit is an empty text: a token that ends the turn is no part of it."""
+
+    def reply(_: int, request: dict) -> dict:
+        if "structured_outputs" in request:
+            return said("1", {"1": 0.9, "2": 0.1})
+        top = [{"token": it, "logprob": math.log(p)} for it, p in ((token, 0.9), ("0", 0.1))]
+        entries = [{"token": token, "top_logprobs": top}]
+        return {"choices": [{"message": {"content": ""}, "logprobs": {"content": entries}}]}
+
+    assert scored(reply) == ("1", {"1": 0.81, "2": 0.1, "10": 0.09})
+
+
 def test_a_ten_of_one_token_is_not_asked_for_again():
     with serving(lambda *_: said("1", {"1": 0.5, "10": 0.5})) as (url, requests):
         engine(url).chat(ASKED[:1], max_tokens=2, temperature=0.0, seed=0, choices=SCORES)
@@ -194,7 +208,32 @@ def test_the_text_of_a_message_in_parts_is_joined():
         assert one(url) == "Yes."
 
 
-@pytest.mark.parametrize("text", ["7 of 10", "Score: 7", "four", "11", ""])
+@pytest.mark.parametrize(
+    ("tokens", "given"),
+    [
+        ([(" ", {" ": 0.99, "1": 0.006}), ("7", {"7": 0.8, "6": 0.2})], {"7": 0.8, "6": 0.2}),
+        ([("Okay", {"Okay": 0.99, "1": 0.006}), ("7", {"7": 0.8, "6": 0.2})], {"7": 1.0}),
+        ([("\n", {"\n": 0.99, "1": 0.006})], {"7": 1.0}),
+    ],
+    ids=["space", "reasoning", "line break alone"],
+)
+def test_a_score_has_no_probabilities_of_another_token(tokens, given):
+    """Servers that know no constraint begin with a space, or give the tokens of a model's reasoning too."""
+    entries = [
+        {"token": token, "top_logprobs": [{"token": other, "logprob": math.log(p)} for other, p in top.items()]}
+        for token, top in tokens
+    ]
+    reply = {"choices": [{"message": {"content": " 7"}, "logprobs": {"content": entries}}]}
+    assert scored(lambda *_: reply) == ("7", given)
+
+
+@pytest.mark.parametrize("reply", [said(""), said(None)], ids=["nothing", "no content"])
+def test_a_server_that_chooses_nothing_is_an_error(reply):
+    with pytest.raises(UserError, match="filter refused the text or its model spends its tokens"):
+        scored(lambda *_: reply)
+
+
+@pytest.mark.parametrize("text", ["7 of 10", "Score: 7", "four", "11"])
 def test_a_server_that_does_not_keep_to_the_scores_is_an_error(text):
     with pytest.raises(UserError, match="structured_outputs"):
         scored(lambda *_: said(text, {"7": 1.0}))
