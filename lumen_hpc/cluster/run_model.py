@@ -105,6 +105,7 @@ COMPARISON_WORDS = re.compile(
 def _warnings(question: Question) -> Iterator[str]:
     """What whoever asks may not have meant; the question is answered all the same."""
     from lumen_hpc.data.images import COLOURED, has_colours
+    from lumen_hpc.serving.media import patient
 
     asks_future = "will" in question.text.casefold().split()
     if len(question.files) == 1 and COMPARISON_WORDS.search(question.text) and not asks_future:
@@ -119,6 +120,8 @@ def _warnings(question: Question) -> Iterator[str]:
             yield "image and reference are the same file"
         if question.days is not None and question.days < 0:
             yield f"the reference is {-question.days} days later than the image; the earlier one is the reference"
+        if all(patients := [patient(data) for data in question.files.values()]) and len(set(patients)) == 2:
+            yield "image and reference are of different patients, by their PatientID"
 
 
 def ask(request: Request, run: Run) -> int:

@@ -10,6 +10,7 @@ class Radiograph {
     this.changed = changed;
     this.url = null;
     this.taken = null;
+    this.patient = "";
     this.x = this.y = 0;
     for (const part of ["zoom", "level", "window"]) {
       this[part] = root.querySelector(`.${part}`);
@@ -59,6 +60,7 @@ class Radiograph {
     this.file = file.name;
     this.url = picture.url;
     this.taken = picture.taken;
+    this.patient = picture.patient;
     this.root.querySelector(".experts textarea").value = picture.experts || "";
     const offscreen = document.createElement("canvas");
     const shrink = Math.min(1, 2048 / Math.max(image.width, image.height));
@@ -77,6 +79,7 @@ class Radiograph {
 
   clear() {
     this.url = this.taken = this.grey = null;
+    this.patient = "";
     this.root.querySelector(".about").textContent = "";
     this.root.querySelector(".experts textarea").value = "";
     this.canvas.setAttribute("aria-label", `${this.title}: none yet`);
@@ -169,15 +172,17 @@ function fillInterval() {
   const days = bothDated ? String(Math.round((Date.parse(main.taken) - Date.parse(reference.taken)) / 86400000)) : "";
   if (bothDated || find("interval").value === filledDays) find("interval").value = days;
   filledDays = days;
-  checkOrder();
+  checkPair();
 }
 
-// An answer about a pair in the wrong order reads like any other.
-function checkOrder() {
-  const days = -Number(find("interval").value);
-  find("order").textContent = days > 0 ? `The earlier radiograph is ${days} ${days === 1 ? "day" : "days"} later than the other.` : "";
+// An answer about a pair in the wrong order, or of two patients, reads like any other.
+function checkPair() {
+  const { reference, main } = radiographs, days = -Number(find("interval").value);
+  const order = days > 0 ? `The earlier radiograph is ${days} ${days === 1 ? "day" : "days"} later than the other. ` : "";
+  const two = reference.patient && main.patient && reference.patient !== main.patient;
+  find("order").textContent = order + (two ? "The two files are of different patients, by their PatientID." : "");
 }
-find("interval").addEventListener("input", checkOrder);
+find("interval").addEventListener("input", checkPair);
 
 let questions = {};
 const kind = () => document.querySelector("input[name=kind]:checked").value;

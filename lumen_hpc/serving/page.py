@@ -36,7 +36,7 @@ from lumen_hpc.language.prediction_questions import fill_in, templates
 from lumen_hpc.plain_text import visible
 
 from .answer_facts import read_facts
-from .media import MAX_IMAGE_BYTES, acquisition_day, decode_picture
+from .media import MAX_IMAGE_BYTES, acquisition_day, decode_picture, patient
 from .question import require_days, require_no_mark, require_words
 
 SLOW_UPLOAD = "the upload took too long: try again"
@@ -258,7 +258,7 @@ async def _stream_answer(
 
 
 def decode_image(data: bytes) -> dict[str, Any]:
-    """An image file as the page shows and sends it: a PNG's data URL of 8 bits, its size, its day and a warning.
+    """An image file as the page shows and sends it: a PNG's data URL of 8 bits, its size, day, patient and a warning.
 
     The same decoding as in training. Raises UserError for what cannot be read.
     """
@@ -268,7 +268,7 @@ def decode_image(data: bytes) -> dict[str, Any]:
     url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
     warning = COLOURED if has_colours(image) else ""
     size = {"width": image.width, "height": image.height}
-    return {"url": url, "taken": acquisition_day(data), "warning": warning, **size}
+    return {"url": url, "taken": acquisition_day(data), "patient": patient(data), "warning": warning, **size}
 
 
 class RequirePageKey:

@@ -320,7 +320,7 @@ ELEMENTS = {
     "NumberOfFrames": 0x00280008, "PhotometricInterpretation": 0x00280004, "SpecificCharacterSet": 0x00080005,
     "SamplesPerPixel": 0x00280002, "BitsStored": 0x00280101, "PixelRepresentation": 0x00280103, "HighBit": 0x00280102,
     "PatientOrientation": 0x00200020, "StudyDate": 0x00080020, "AcquisitionDate": 0x00080022, "Rows": 0x00280010,
-    "PatientName": 0x00100010, "TransferSyntaxUID": 0x00020010,
+    "PatientName": 0x00100010, "PatientID": 0x00100020, "TransferSyntaxUID": 0x00020010,
 }  # fmt: skip
 
 
@@ -328,6 +328,7 @@ READERS = {
     "prepare": images.check, "its headers": images.check_header, "experts": images.decode,
     "training": lambda path: image_size(str(path)), "ask": lambda path: media.decode_picture(path.read_bytes()),
     "its day": lambda path: media.acquisition_day(path.read_bytes()),
+    "its patient": lambda path: media.patient(path.read_bytes()),
 }  # fmt: skip
 
 

@@ -215,6 +215,22 @@ def test_what_may_not_be_meant_is_said_and_answered(made, monkeypatch, capsys, w
     assert len(warnings) == bool(doubt) and doubt in "".join(warnings)
 
 
+@pytest.mark.parametrize(
+    ("ids", "warned"),
+    [(("7001", "7002"), True), (("7001", "7001 "), False), (("7001", ""), False), (("7001", None), False)],
+)
+def test_two_dicoms_of_different_patients_are_named_and_their_numbers_are_not(made, monkeypatch, capsys, ids, warned):
+    monkeypatch.chdir(made)
+    pixels = np.random.default_rng(0).integers(0, 4096, (80, 64)).astype(np.uint16)
+    for name, number in zip(("reference", "image"), ids, strict=True):
+        dicom(f"{name}.dcm", pixels, StudyDate="21480228", **({} if number is None else {"PatientID": number}))
+    words = ["image=image.dcm", "reference=reference.dcm", "what has changed?"]
+    assert launch.main(["ask", "weights=base", "predict.max_new_tokens=1", *words]) == 0
+    printed = "".join(capsys.readouterr())
+    assert ("image and reference are of different patients, by their PatientID" in printed) is warned
+    assert "7001" not in printed and "7002" not in printed
+
+
 def test_a_cut_answer_is_told_from_a_whole_one(made, model, monkeypatch):
     """ "No change is seen" may be half of "No change is seen but in the left lung"."""
     for ids, cut in (([5, 6], True), ([5, model.nvila.tokenizer.end], False)):

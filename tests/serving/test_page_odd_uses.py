@@ -138,6 +138,21 @@ def test_images_in_the_wrong_order_are_named(browser_page, files):
 
 
 @needs_chromium
+def test_two_dicoms_of_different_patients_are_named(browser_page, files):
+    order = browser_page.locator("#order")
+    pixels = np.random.default_rng(0).integers(0, 4096, (80, 64)).astype(np.uint16)
+    for name, number in (("a", "7001"), ("b", "7001"), ("c", "7002")):
+        path = dicom(files / f"{name}.dcm", pixels, StudyDate="20200302", PatientID=number)
+        assert number not in json.dumps({**page.decode_image(path.read_bytes()), "url": ""}), "a hash is sent"
+    warning = "The two files are of different patients, by their PatientID."
+    for reference, main, text in (("a", "b", ""), ("c", "b", warning), ("c", "bright.jpg", "")):
+        for name, file in (("reference", f"{reference}.dcm"), ("main", main if "." in main else f"{main}.dcm")):
+            browser_page.locator(f"[data-name={name}] input[type=file]").set_input_files(files / file)
+            browser_page.locator(f"[data-name={name}] .about", has_text=file).wait_for()
+        expect(order).to_have_text(text)
+
+
+@needs_chromium
 def test_an_answer_says_which_files_it_is_about(browser_page, files):
     """Of a long session the answers are about images that are on the page no more."""
     load(browser_page, files)
