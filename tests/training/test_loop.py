@@ -194,6 +194,7 @@ def failed(tmp_path_factory) -> tuple[Path, list[str]]:
 
     runs = [
         run("poisoned", poisoned_at=7),  # while the checkpoint of step 6 is being written
+        *(run(f"gradient-{zero}", gradient_poisoned_at=7, settings={"zero": zero}) for zero in ZERO),
         run("full", full_disk_at=6),
         run("other", stop_at=3),
         run("other", settings={"global_batch": 10}),
@@ -210,6 +211,15 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoi
         assert "the loss of step 7 is nan" in text and f"{folder}/poisoned/checkpoints/step-000006" in text
     assert toy.steps(folder / "poisoned") == 6
     assert (folder / "poisoned" / "checkpoints" / "step-000006" / "COMPLETE.json").exists()
+
+
+@pytest.mark.parametrize("zero", ZERO)
+def test_a_gradient_that_is_no_number_on_one_rank_stops_all(failed, zero):
+    folder, outputs = failed
+    out = folder / f"gradient-{zero}"
+    for text in outputs[:2]:
+        assert f"the gradient norm of step 7 is inf; the last good checkpoint is {out}/checkpoints/step-000006" in text
+    assert toy.steps(out) == 6
 
 
 def check_loss(value: float, *, recent: int = 100, limit: float = 3.0) -> None:

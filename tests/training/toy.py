@@ -147,6 +147,8 @@ def _run(run: dict[str, Any], ranks: Any) -> str:
             if run.get("poisoned_at") == at[0]:
                 poisoned.set()
                 logits = logits * float("nan")
+            if run.get("gradient_poisoned_at") == at[0] and ranks.rank == 1:
+                logits.register_hook(lambda gradient: gradient * float("inf"))
             return torch.nn.functional.cross_entropy(logits, micro.targets, reduction="none")
 
     at = [0]  # the step that this rank computes
