@@ -30,6 +30,8 @@ WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
 LONGEST_HEADER = 1 << 16
 """Bytes of a table's first line; the releases' have a few hundred."""
 BROKEN_LINES = "a quote that is never closed takes the rows after it, or lines end in two ways (LF and CRLF)"
+MISSING = ("", "NULL", "null", "\\N", "NaN", "nan", "NaT", "None", "<NA>")
+"""Texts of a missing value: the release leaves the field empty; databases and pandas write the others."""
 FEWEST_TIMES = 20
 """So many rows without a readable time, and none with one, are no accident."""
 _ID = "[1-9][0-9]{0,17}([.]0)?"
@@ -78,7 +80,7 @@ class Tables:
         return table.split("/")[1] in self._paths
 
     def scan(self, table: str) -> str:
-        """SQL that reads a table: every column as text, empty fields as null.
+        """SQL that reads a table: every column as text, `MISSING` as null.
 
         Raises UserError for a column that is read and not there, or there twice. Rows that cannot be read wait in
         `reject_errors` (`count_rejects`). A field may span lines; one that holds whole rows, between two stray quotes,
@@ -101,7 +103,7 @@ class Tables:
         return (
             f"(SELECT * FROM read_csv({_sql_text(glob.escape(str(path)))}, header = true, auto_detect = false, "
             f"columns = {{{columns}}}, compression = {compression}, delim = ',', quote = '\"', escape = '\"', "
-            "nullstr = '', store_rejects = true, rejects_limit = 0) "
+            f"nullstr = [{', '.join(map(_sql_text, MISSING))}], store_rejects = true, rejects_limit = 0) "
             f"WHERE CASE WHEN {has_newline} THEN CASE WHEN {has_fused_row} THEN error({message} || {first_id}) "
             "ELSE true END ELSE true END)"
         )

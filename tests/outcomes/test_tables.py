@@ -11,7 +11,7 @@ import pytest
 from lumen_hpc.errors import UserError
 from lumen_hpc.outcomes import outcomes as rules
 from lumen_hpc.outcomes import tables
-from lumen_hpc.outcomes.mimic_iv import TABLES
+from lumen_hpc.outcomes.mimic_iv import COLUMNS, TABLES
 from lumen_hpc.outcomes.write import FILES, write
 from tests.outcomes import small_mimic_iv as small
 
@@ -97,6 +97,17 @@ def test_numbers_as_pandas_writes_them_give_the_same_rows(tmp_path: Path) -> Non
             row[name] = f"{row[name]}.0" if str(row[name]).isdigit() else row[name]
     floats = run(tmp_path / "floats", small.write(tmp_path / "iv-floats", made))
     assert floats == plain
+
+
+@pytest.mark.parametrize("text", ["NULL", "\\N"])
+def test_a_missing_value_written_as_text_is_missing(tmp_path: Path, text: str) -> None:
+    """As MySQL, PostgreSQL and pandas export a table: the living have no `dod` that cannot be read."""
+    made = small.tables()
+    plain = run(tmp_path / "plain", small.write(tmp_path / "iv", made))
+    for table, rows in made.rows.items():
+        filled = [{name: row.get(name, "") for name in COLUMNS[table].split(",")} for row in rows]
+        rows[:] = [{name: text if value == "" else value for name, value in row.items()} for row in filled]
+    assert run(tmp_path / "texts", small.write(tmp_path / "iv-texts", made)) == plain
 
 
 NO_IDS = (
