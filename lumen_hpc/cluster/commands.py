@@ -273,7 +273,7 @@ def cancel(request: Request, pipeline: Pipeline) -> int:
     live.require_known_queue(run)
     if not request.dry_run:
         lock.require_free(run.folder)  # before the queue is asked: what is submitted meanwhile would stay
-    records = list(live.submissions(run.folder))
+    records = live.submissions(run.folder)
     queued_jobs = live.queue(run)
     live_jobs = [job for _, job, _ in live.in_queue(records, queued_jobs)]
     ids = [job["id"] for job in live_jobs if step_names is None or job["step"] in step_names]

@@ -21,21 +21,30 @@ JobRecord = dict[str, Any]
 """A job in plan.json: step, id, name, packs, link, and for a gate `gate`; `after` is what it waits for."""
 
 
-def submissions(folder: Path) -> Iterator[dict[str, Any]]:
+def submissions(folder: Path) -> list[dict[str, Any]]:
     """The plan.json of every submission of a run, oldest first; UserError for one that cannot be read.
 
-    In a copy of a run they have no jobs: those are the original's.
+    In a copy of a run they have no jobs: those are the original's. An id that Slurm gave out twice, as it does after
+    its controller has lost its state, is the later submission's.
     """
-    for path in sorted((folder / "submissions").glob("*/plan.json")):
-        text = files.read_bytes(path)
-        try:
-            record = {"folder": path.parent, **json.loads(text)}
-            yield record | {"jobs": []} if _is_copy(path, str(record.get("run", ""))) else record
-        except ValueError:
-            raise UserError(
-                f"{path}: empty or not JSON (a full disk?); its jobs are not known: "
-                f"look for them in squeue, cancel them, and remove {path.parent}"
-            ) from None
+    records = [_read(path) for path in sorted((folder / "submissions").glob("*/plan.json"))]
+    owners = {(record.get("cluster"), job["id"]): record for record in records for job in record["jobs"]}
+    for record in records:
+        record["jobs"] = [job for job in record["jobs"] if owners[record.get("cluster"), job["id"]] is record]
+    return records
+
+
+def _read(plan_file: Path) -> dict[str, Any]:
+    """One submission's plan.json."""
+    text = files.read_bytes(plan_file)
+    try:
+        record = {"folder": plan_file.parent, **json.loads(text)}
+    except ValueError:
+        raise UserError(
+            f"{plan_file}: empty or not JSON (a full disk?); its jobs are not known: "
+            f"look for them in squeue, cancel them, and remove {plan_file.parent}"
+        ) from None
+    return record | {"jobs": []} if _is_copy(plan_file, str(record.get("run", ""))) else record
 
 
 def _is_copy(plan_file: Path, recorded_folder: str) -> bool:
@@ -78,7 +87,7 @@ def settled_queue(run: Run, cancelled_ids: Collection[str] = ()) -> dict[str, sl
     deadline, announced = time.monotonic() + SETTLE_TIMEOUT_S, False
     ending_ids: set[str] | None = None
     while True:
-        records = list(submissions(run.folder))
+        records = submissions(run.folder)
         queued_jobs = queue(run) if records else slurm.queue()
         run_tasks = {task.id: job for _, job, found in in_queue(records, queued_jobs) for task in found.values()}
         if ending_ids is None:

@@ -77,6 +77,25 @@ def test_a_job_of_the_same_name_of_another_run_is_left_alone(fake: Path, request
     assert live.unrecorded_ids(run, slurm.queue()) == ["77"]
 
 
+def test_ids_that_slurm_gives_out_again_are_the_later_submissions(
+    fake: Path, request_here: Request, stages: list[Stage]
+):
+    """As after a crash of its controller, which forgets the jobs of the last seconds."""
+    submit_chain(request_here, stages)
+    for script in fake.glob("script-*"):
+        script.unlink()
+    request_here.profile.resources["gpu"].tasks = 2
+    run, submitted = submit_chain(request_here, stages)
+    first, later = sorted(run.folder.glob("submissions/*/plan.json"))
+    assert {job["id"] for job in submitted} <= {job["id"] for job in json.loads(first.read_text())["jobs"]}
+    assert json.loads(later.read_text())["jobs"] == submitted
+    _queue(fake, submitted)
+    found = [job["id"] for _, job, _ in live.in_queue(live.submissions(run.folder), slurm.queue())]
+    assert found == [job["id"] for job in submitted], "each job once"
+    answer = next(item for item in status.read(run, stages) if item.step == "answer-a")
+    assert (answer.queued, answer.successors) == (2, 2 * request_here.profile.resources["gpu"].successors)
+
+
 def test_jobs_that_cannot_be_cancelled_are_named_and_the_exit_code_is_1(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, capsys
 ):
