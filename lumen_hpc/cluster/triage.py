@@ -59,6 +59,7 @@ STATE_ENDS = {
 }
 """What Slurm's state of a killed task says, with the likely fix."""
 CANCELLED_BEFORE_START = "it was cancelled, or the gate that it waited for was"
+LOST = "it is not in the queue and left no log, and Slurm tells no end of it: cancelled, or lost when slurmctld crashed"
 
 
 @dataclass
@@ -210,7 +211,11 @@ def early_failures(
     folder, idle_tasks = run.folder / step.name, _unattempted_tasks(run, step, missing)
     if not idle_tasks:
         return []
-    usage_by_job = usage([name for name, _ in idle_tasks]) or {}
+    usage_by_job = {  # of a job that a controller forgot in a crash, the account never ends
+        name: entry
+        for name, entry in (usage([name for name, _ in idle_tasks]) or {}).items()
+        if entry.state in slurm.ENDED_STATES
+    }
     full_disk_message = full_disk.no_room_message(folder) if folder.is_dir() else ""
     blocker, gate_log = _find_blocker(run, step) if inputs_done else ("", None)
     kinds: dict[str, FailureKind] = {}
@@ -226,7 +231,7 @@ def early_failures(
         elif not pack_begun and blocker and task_usage and task_usage.state == "CANCELLED":
             ending = blocker
         elif not task_usage and inputs_done and not usage_by_job:
-            ending = "it is not in the queue and left no log"
+            ending = LOST
         else:  # cancelled before it started, as what waits for a failed step is
             continue
         kind = kinds.setdefault(
@@ -235,9 +240,10 @@ def early_failures(
         kind.count += 1
         kind.nodes |= {task_usage.node} if task_usage and task_usage.node else set()
         if "left no log" in ending:
-            kind.fix = f"does every node see {folder}? (profile.runs)"
-        if ending == CANCELLED_BEFORE_START:
-            kind.log, kind.fix = "", f"the same command goes on: python launch.py stage=full {run.arguments}"
+            kind.log, kind.fix = "", f"does every node see {folder}? (profile.runs)"
+        if ending in (CANCELLED_BEFORE_START, LOST):
+            rerun = f"the same command goes on: python launch.py stage=full {run.arguments}"
+            kind.log, kind.fix = "", f"{rerun}; if it ends so again: {kind.fix}" if ending == LOST else rerun
     return sorted(kinds.values(), key=lambda kind: -kind.count)
 
 

@@ -152,7 +152,10 @@ def test_a_job_without_a_log_is_a_failure_unless_what_it_reads_is_one(run: Run, 
     assert triage.early_failures(run, step, [0], False, _accounted("CANCELLED", "")) == [], "what it reads failed"
     (kind,) = triage.early_failures(run, step, [0], True, _accounted("CANCELLED", ""))
     assert "it was cancelled, or the gate" in kind.error and "launch.py stage=full" in kind.fix and not kind.log
-    assert triage.early_failures(run, step, [0], True, lambda jobs: None), "no account, but nothing it waits for"
+    for usage in (lambda jobs: None, _accounted("PENDING", "n1")):  # no account; a crash of slurmctld, which forgot it
+        (kind,) = triage.early_failures(run, step, [0], True, usage)
+        assert "Slurm tells no end of it" in kind.error and kind.nodes == set() and not kind.log
+        assert re.match(r"the same command goes on: .*stage=full.*; if it ends so again: does every node", kind.fix)
     assert triage.early_failures(run, step, [0], False, lambda jobs: None) == [], "what it reads is not there"
     manifest.append(run.folder / step.name / "attempts.jsonl", {"job": "7", "pack": 0, "event": "began"})
     assert triage.early_failures(run, step, [0], True, _accounted("FAILED", "n1")) == []
