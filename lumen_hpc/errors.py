@@ -11,6 +11,9 @@ class UserError(ValueError):
     `launch.py` prints the message alone and exits with 2; anything else is a defect and keeps its traceback.
     """
 
+    advice = ""
+    """What would do about every error of this class; printed after the message of one that ends a command."""
+
 
 def raise_interrupts() -> None:
     """Has Ctrl-C raise KeyboardInterrupt again, where launch.py lets it end the process while modules load."""

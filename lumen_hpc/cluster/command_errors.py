@@ -38,7 +38,7 @@ class Workplace:
 def exit_code(error: BaseException, workplace: Workplace) -> int:
     """Prints what ended a command and returns its exit code; raises a defect again. Call it from an `except`."""
     if isinstance(error, UserError):
-        message = str(error)
+        message = str(error) + (f"; {error.advice}" if error.advice else "")
     elif isinstance(error, KeyboardInterrupt):
         message = "interrupted" + "; finished shards are kept; the same command continues" * workplace.writes
     elif isinstance(error, ImportError) and not _is_own(error):

@@ -191,6 +191,8 @@ def sweep(run: Run, queued_jobs: dict[str, slurm.Job]) -> list[str]:
 class Elsewhere(slurm.Unreachable):
     """A run's jobs are in a queue that this machine never sees."""
 
+    advice = ""
+
 
 def require_known_queue(run: Run) -> None:
     """Raises Elsewhere where jobs of a run are another cluster's, or Slurm's commands are not on this machine."""

@@ -172,7 +172,7 @@ def check_cluster(profile: Profile) -> Iterator[CheckResult]:
     try:
         partitions = slurm.partitions()
     except UserError as error:
-        yield CheckResult("bad", str(error), "run this on a login node of the cluster")
+        yield CheckResult("bad", str(error), error.advice or "run this on a login node of the cluster")
         return
     yield CheckResult("ok", f"Slurm {slurm.setting('SLURM_VERSION', '?')}, cluster {slurm.setting('ClusterName', '?')}")
     for kind, resources in profile.resources.items():

@@ -61,6 +61,8 @@ def installed() -> bool:
 class Unreachable(UserError):
     """The controller does not answer now; a later query may succeed."""
 
+    advice = "try again once it answers (scontrol ping), on a login node"
+
 
 UNREACHABLE_MESSAGE = re.compile(
     "Unable to contact slurm controller|timed out|Zero Bytes were transmitted|Connection (refused|reset)|"

@@ -56,7 +56,7 @@ def _name_run_in_errors(run: str, names: list[str], done: int) -> Iterator[None]
     try:
         yield
     except UserError as error:
-        raise UserError(f"run {run}: {error}{words}") from None
+        raise type(error)(f"run {run}: {error}{words}") from None
     except KeyboardInterrupt:
         print(f"lumen: interrupted at run {run}{words}", file=sys.stderr)
         raise

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 import jobs
+import launch
 from lumen_hpc.cluster import (
     accounting,
     commands,
@@ -260,6 +261,23 @@ def test_while_the_controller_does_not_answer_status_shows_the_files_and_watch_g
     monkeypatch.setattr(status_table.time, "sleep", lambda seconds: squeue.write_text(working))
     commands.status(request_here, pipeline)
     assert "Unable to contact slurm controller; trying again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["stage=full", "recipe=smoke"], ["stage=full", "recipe=smoke", "seed=[1,2]"], ["cancel"], ["check"]],
+    ids=" ".join,
+)
+def test_a_command_that_needs_the_controller_says_to_try_again(
+    fake: Path, request_here: Request, stages: list[Stage], capsys: pytest.CaptureFixture, words: list[str]
+):
+    submit_chain(request_here, stages)
+    for name in ("squeue", "sinfo", "scontrol"):
+        (fake / "bin" / name).write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2; exit 1\n")
+    slurm.settings.cache_clear()
+    assert launch.main([*words, "profile=h100", "run=r", f"runs={request_here.folder.parent}"]) == 2
+    output = capsys.readouterr()
+    assert "try again once it answers (scontrol ping)" in output.out + output.err
 
 
 def test_watch_looks_at_the_files_of_a_line_once(run: Run, stages: list[Stage], monkeypatch: pytest.MonkeyPatch):
