@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lumen_hpc.cluster import question_counts
+from lumen_hpc.config.data_schema import Data
 from lumen_hpc.config.profile import Profile, on_nodes_only
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.data.table_files import DIFF_VQA, ENTITIES, MIMIC_CXR, find, nested_folder
+from lumen_hpc.data.table_files import DIFF_VQA, ENTITIES, MIMIC_CXR, find, nested_folder, require_visible
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.models import Workload
@@ -93,6 +95,13 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
         if name and on_nodes_only(folder, profile):
             yield CheckResult("ok", f"{key}={folder}: on the nodes (profile.node_paths)")
             continue
+        try:
+            missing = _missing_tables(key, folder, tables) if name else []
+            if tables == MIMIC_CXR and data_settings.prefer == "jpg" and not _holds_files(key, folder):
+                missing.append("files")
+        except UserError as error:
+            yield _unusable(error)
+            continue
         if not name or not folder.is_dir():
             yield CheckResult(
                 "bad",
@@ -100,19 +109,51 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
                 f"{key}=FOLDER holding {', '.join(f'{table}.csv*' for table in tables)}",
             )
             continue
-        try:
-            missing = [f"{table}.csv*" for table in tables if not find(folder, table)]
-        except UserError as error:
-            message, _, fix = str(error).rpartition("; ")
-            yield CheckResult("bad", message, fix)
-            continue
-        if tables == MIMIC_CXR and data_settings.prefer == "jpg" and not (folder / "files").is_dir():
-            missing.append("files")
         if missing:
             fix = nested_folder(key, folder, tables[0]) or _suggest_dataset(key, folder, datasets)
             yield CheckResult("bad", f"{key}={folder} lacks {', '.join(missing)}", fix)
         else:
             yield CheckResult("ok", f"{key}={folder}")
+    yield from _dicoms(data_settings, profile)
+
+
+def _dicoms(data_settings: Data, profile: Profile) -> Iterator[CheckResult]:
+    """The tree of DICOMs, where it is named or preferred."""
+    key, folder = "data.mimic_cxr_dicom", Path(data_settings.mimic_cxr_dicom).expanduser()
+    fix = f"{key}=FOLDER, which holds files/ with the DICOMs"
+    if not data_settings.mimic_cxr_dicom:
+        if data_settings.prefer == "dicom":
+            yield CheckResult("bad", f"data.prefer=dicom without {key}", fix)
+    elif not on_nodes_only(folder, profile):
+        try:
+            if not _holds_files(key, folder):
+                yield CheckResult("bad", f"{key}={folder} lacks files", fix)
+        except UserError as error:
+            yield _unusable(error)
+
+
+def _unusable(error: UserError) -> CheckResult:
+    message, _, fix = str(error).rpartition("; ")
+    return CheckResult("bad", message, fix)
+
+
+def _holds_files(key: str, folder: Path) -> bool:
+    """Whether a tree of images has its files/; UserError for one that this user may not list."""
+    require_visible(key, folder / "files")
+    return (folder / "files").is_dir()
+
+
+def _missing_tables(key: str, folder: Path, tables: Sequence[str]) -> list[str]:
+    """The tables that a folder lacks; UserError for one that is there twice, or that this user may not read."""
+    missing = []
+    for table in tables:
+        if path := find(folder, table):
+            if not os.access(path, os.R_OK, effective_ids=True):
+                raise UserError(f"{key}: {path}: Permission denied; get access to it")
+        else:
+            require_visible(key, folder / Path(table).parent)
+            missing.append(f"{table}.csv*")
+    return missing
 
 
 def _suggest_dataset(key: str, folder: Path, datasets: Sequence[tuple[str, str, tuple[str, ...]]]) -> str:
@@ -129,7 +170,7 @@ def entities(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
     readers = [key for key in ("findings_first", "timelines") if getattr(settings.instruct, key)]
     if settings.data.source != "mimic" or not readers or on_nodes_only(path, profile):
         return
-    if path.parent.is_dir() and not path.is_file():
+    if os.path.isdir(path.parent) and not os.path.isfile(path):  # False, not an error, for what this user may not see
         keys = ", ".join(f"instruct.{key}=false" for key in readers)
         yield CheckResult("bad", f"data.diff_vqa={path.parent} lacks {path.name}", f"download it, or set {keys}")
 

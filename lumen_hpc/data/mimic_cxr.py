@@ -21,7 +21,7 @@ import numpy as np
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.study_times import days, study_times
-from lumen_hpc.data.table_files import METADATA, MIMIC_ALL, SPLIT, require
+from lumen_hpc.data.table_files import METADATA, MIMIC_ALL, SPLIT, require, require_visible
 from lumen_hpc.data.tables import Block, CsvTable, Place, whole_numbers
 from lumen_hpc.errors import UserError
 
@@ -306,6 +306,7 @@ class ImageFiles:
             # A site with DICOMs alone needs no empty files/ beside its csv files.
             if not os.path.isdir(root) and (kind == data.prefer or kind == "dicom"):
                 setting = "data.mimic_cxr" if kind == "jpg" else "data.mimic_cxr_dicom"
+                require_visible(setting, Path(root))
                 nested_trees = sorted(Path(root).parent.glob("*/files"))  # a download nests a release
                 fix = " or ".join(f"give {setting}={files.parent}" for files in nested_trees)
                 raise UserError(f"{root} is not a folder: {fix or f'{setting} names the folder that holds files/'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from lumen_hpc.errors import UserError
@@ -19,13 +20,16 @@ MIMIC_CXR, DIFF_VQA = (METADATA, SPLIT), (QUESTIONS, MIMIC_ALL)
 
 
 def find(folder: str | Path, table: str) -> Path | None:
-    """The file of a table in its dataset's folder; None if the folder has no such file.
+    """The file of a table in its dataset's folder; None if the folder has no such file, or this user cannot see it.
 
     `table`: its path without the ending; a star stands for the release. Raises UserError where there are several files,
     packed and unpacked or of two releases, since they may differ.
     """
     folder = Path(folder).expanduser()
-    paths = sorted(path for ending in (".csv", ".csv.gz") for path in folder.glob(table + ending))
+    try:
+        paths = sorted(path for ending in (".csv", ".csv.gz") for path in folder.glob(table + ending))
+    except PermissionError:
+        return None
     if len(paths) > 1:
         names = " and ".join([str(paths[0]), *(path.name for path in paths[1:])])
         raise UserError(f"{_setting(table)}={folder}: there is {names}, which may differ; keep one of them")
@@ -36,10 +40,21 @@ def require(folder: str | Path, table: str) -> Path:
     """As `find`; raises UserError if there is no such file."""
     if (path := find(folder, table)) is None:
         setting = _setting(table)
+        require_visible(setting, Path(folder).expanduser() / Path(table).parent)
         state = f"there is no {table}.csv or .csv.gz" if Path(folder).expanduser().is_dir() else "it is not a folder"
         fix = nested_folder(setting, folder, table) or f"give the folder of {_CONTENTS[setting]}"
         raise UserError(f"{setting}={folder}: {state}; {fix}")
     return path
+
+
+def require_visible(setting: str, folder: Path) -> None:
+    """Raises UserError for a folder that this user may not list: all that it holds would seem to be missing."""
+    try:
+        os.scandir(folder).close()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise UserError(f"{setting}: {folder}: {error.strerror}; get access to it, or give another folder") from None
 
 
 def nested_folder(setting: str, folder: str | Path, table: str) -> str:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from lumen_hpc.data.table_files import find, require
+from lumen_hpc.data.table_files import find, require, require_visible
 from lumen_hpc.files import repeatable_text
 
 Row = Mapping[str, Any]
@@ -56,7 +56,12 @@ NOT_IN_2_0 = {"admit_provider_id", "order_provider_id", "caregiver_id"}
 
 
 def files(folder: str | Path) -> list[Path]:
-    """Every file that the stage reads; UserError naming the first required table that is not there, or there twice."""
+    """Every file that the stage reads; UserError naming the first required table that is not there, or there twice.
+
+    An optional one in a folder that this user may not list is no missing one either.
+    """
+    for table in OPTIONAL:
+        require_visible("data.mimic_iv", Path(folder).expanduser() / Path(table).parent)
     paths = [(find if table in OPTIONAL else require)(folder, table) for table in TABLES]
     return [path for path in paths if path]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +18,28 @@ import launch
 from lumen_hpc.cluster import engines, ready, refusals
 from lumen_hpc.cluster.stage import Run, Stage, Step, Task
 from lumen_hpc.config import config_file
+from lumen_hpc.config.data_schema import Prepare
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings, Settings
+from lumen_hpc.data.prepare import prepare
 from lumen_hpc.errors import UserError
-from tests.data.small_dataset import MIMIC_ALL, Dataset
+from tests.data.small_dataset import METADATA, MIMIC_ALL, Dataset
+
+
+@contextmanager
+def without_roots_rights() -> Iterator[None]:
+    """Sets root's right to read everything aside; nothing to do for other users."""
+    libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    former_sets = list(sets)
+    sets[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
+    assert libc.capset(header, sets) == 0
+    try:
+        yield
+    finally:
+        sets[:] = former_sets
+        assert libc.capset(header, sets) == 0
+
 
 MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such/folder"]
 
@@ -113,6 +134,55 @@ def test_a_table_that_is_there_packed_and_unpacked_is_refused_before_anything_is
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "mimic_all.csv and mimic_all.csv.gz, which may differ; keep one of them" in line
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("closed", "mode", "messages"),
+    [
+        ("mimic-cxr-jpg/files", 0, ["data.mimic_cxr: {0}: Permission denied"]),
+        (METADATA, 0, ["data.mimic_cxr: {0}: Permission denied"]),
+        ("mimic-cxr-jpg", 0o100, ["data.mimic_cxr: {0}: Permission denied"]),
+        ("mimic-cxr-jpg", 0o400, ["data.mimic_cxr: {0}/mimic-cxr-2.0.0-metadata.csv: Permission denied"]),
+        ("medical-diff-vqa", 0, ["data.diff_vqa: {0}: Permission denied"]),
+        ("", 0, ["data.mimic_cxr: {0}/mimic-cxr-jpg: Permission denied",
+                 "data.diff_vqa: {0}/medical-diff-vqa: Permission denied"]),
+    ],
+)  # fmt: skip
+def test_what_this_user_may_not_read_is_called_that_and_not_missing(
+    tmp_path: Path, closed: str, mode: int, messages: list[str]
+) -> None:
+    """A site opens these folders to a group; a message that sends its newest member to download them is wrong."""
+    data = Dataset(tmp_path / "site").write().data
+    place = tmp_path / "site" / closed
+    request = resolve(["stage=full", "data=mimic", "recipe=lumen", "instruct.findings_first=false",
+                       f"data.mimic_cxr={data.mimic_cxr}", f"data.diff_vqa={data.diff_vqa}"])  # fmt: skip
+    place.chmod(mode)
+    try:
+        with without_roots_rights():
+            results = [*ready.data(request.settings, request.profile)]
+            with pytest.raises(UserError, match="Permission denied"):
+                prepare(data, Prepare(), 0, tmp_path / "out")
+    finally:
+        place.chmod(0o755)
+    bad_results = [result for result in results if result.level == "bad"]
+    assert [result.message for result in bad_results] == [text.format(place) for text in messages]
+    assert all(result.fix.startswith("get access to it") for result in bad_results)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.prefer=dicom"], "data.prefer=dicom without data.mimic_cxr_dicom"),
+        (["data.mimic_cxr_dicom={0}/nowhere"], "data.mimic_cxr_dicom={0}/nowhere lacks files"),
+        (["data.mimic_cxr_dicom={0}/mimic-cxr-jpg"], ""),
+    ],
+)
+def test_a_tree_of_dicoms_is_looked_for_too(tmp_path: Path, words: list[str], message: str) -> None:
+    data = Dataset(tmp_path).write().data
+    words = [word.format(tmp_path) for word in words] + [f"data.mimic_cxr={data.mimic_cxr}", "data=mimic"]
+    request = resolve(["stage=full", "recipe=lumen", f"data.diff_vqa={data.diff_vqa}", *words])
+    given = [result for result in ready.data(request.settings, request.profile) if result.level == "bad"]
+    assert [result.message for result in given] == ([message.format(tmp_path)] if message else [])
 
 
 def test_a_findings_line_without_the_datasets_findings_is_refused_before_any_gpu_runs(
