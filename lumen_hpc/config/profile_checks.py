@@ -25,7 +25,7 @@ def require_no_secret(profile: Profile) -> None:
     """
     for key, value in leaves(dataclasses.asdict(profile)):
         for text in map(str, value if isinstance(value, list) else [value]):
-            names = _ASSIGNMENT.findall(text) if key == "setup" else [key.rpartition(".")[2]]
+            names = [*_ASSIGNMENT.findall(text), key.rpartition(".")[2]]
             if key.startswith("defaults."):  # names of our own settings, such as train.token_budget
                 names = []
             if any(_SECRET_WORDS & set(name.upper().split("_")) for name in names) or _SECRET_VALUE.search(text):

@@ -56,6 +56,9 @@ def test_a_secret_in_the_profiles_environment_is_refused_and_not_repeated(name, 
         ("setup", "['./login hf_hunter2hunter2']"),
         ("modules", "['http://me:hunter2@mirror.example/m']"),
         ("additional", "{comment: 'ghp_hunter2hunter2'}"),
+        ("additional", "{export: 'ALL,WANDB_API_KEY=hunter2'}"),
+        ("resources.train.additional", "{export: 'ALL,db_password=hunter2'}"),
+        ("container.options", "[--nv, --env, 'WANDB_API_KEY=hunter2']"),
         ("container.image", "docker://me:hunter2@registry.example/i"),
         ("defaults", "{judge: {engine: {endpoint: 'http://me:hunter2@n1:8000/v1'}}}"),
     ],
@@ -68,6 +71,10 @@ def test_a_secret_elsewhere_in_the_profile_is_refused_and_not_repeated(key, valu
 
 def test_a_setup_that_reads_a_secret_where_it_lies_is_accepted():
     resolve(["stage=full", "profile.setup=['export HF_TOKEN=$(cat ~/.token)', 'export X=\"$HF_TOKEN\"', 'set KEY']"])
+    resolve(
+        ["stage=full", "profile.additional={export: 'ALL,HF_TOKEN'}", "profile.container.options=['--env=HF_TOKEN']"]
+    )
+    resolve(["stage=full", "profile.container.options=[--env, 'HF_TOKEN=$HF_TOKEN']"])
 
 
 @pytest.mark.parametrize("place", ["recipe", "profile", "command line"])
