@@ -21,6 +21,7 @@ from lumen_hpc.files import sha256, write_json
 from lumen_hpc.nvila.checkpoint import read_files
 from lumen_hpc.nvila.tensors import sampled_digest
 from lumen_hpc.training import record_index
+from lumen_hpc.training.fingerprint import differences
 
 log = logging.getLogger(__name__)
 FOLDER, MARKER = "checkpoints", "COMPLETE.json"
@@ -108,8 +109,8 @@ def finished_steps(out: Path, fingerprint: dict[str, Any]) -> int:
     """The steps of a finished training with exactly these settings; 0 if there is none."""
     try:
         summary = json.loads((out / "finished.json").read_text())
-        same, step = summary["fingerprint"] == fingerprint, int(summary["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        same, step = not differences(summary["fingerprint"], fingerprint), int(summary["step"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0
     return step if same and (out / "final" / "complete.json").is_file() else 0
 
@@ -132,15 +133,43 @@ def stored_fingerprint(out: Path) -> dict[str, Any] | None:
 
 
 def set_aside(out: Path, fingerprint: dict[str, Any]) -> None:
-    """Rank 0: moves another training's results to `earlier/`; nothing is deleted."""
-    file = out / "training.json"
-    if stored_fingerprint(out) not in (None, fingerprint):
-        earlier = out / "earlier"
-        numbers = (int(folder.name) for folder in earlier.glob("[0-9]*") if folder.name.isdigit())
-        destination = earlier / f"{max(numbers, default=-1) + 1:03d}"
+    """Rank 0: moves another training's results to `earlier/`, and this one's back from there; nothing is deleted."""
+    stored = stored_fingerprint(out)
+    if stored is not None and differences(stored, fingerprint):
+        destination = out / "earlier" / f"{max(_earlier_trainings(out), default=-1) + 1:03d}"
         destination.mkdir(parents=True)
-        for name in RESULTS:
-            if (out / name).exists():
-                (out / name).rename(destination / name)
+        _move(out, destination)
         log.warning("%s has a training with other settings or records; it is kept in %s", out, destination)
-    write_json(file, fingerprint)
+        stored = None
+    if stored is None:
+        _bring_back(out, fingerprint)
+    write_json(out / "training.json", fingerprint)
+
+
+def _bring_back(out: Path, fingerprint: dict[str, Any]) -> None:
+    """Moves the last training with this fingerprint out of `earlier/`, unless results here would be overwritten.
+
+    So a setting that was mistyped, and refused only after the training was set aside, costs no work.
+    """
+    for _, folder in sorted(_earlier_trainings(out).items(), reverse=True):
+        try:
+            same = not differences(json.loads((folder / "training.json").read_text()), fingerprint)
+        except (OSError, ValueError, AttributeError):  # an interrupted move, or another's file
+            continue
+        if same and not any((out / name).exists() and (folder / name).exists() for name in RESULTS):
+            _move(folder, out)
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            log.warning("the training with these settings goes on: %s was set aside, and is back in %s", folder, out)
+            return
+
+
+def _earlier_trainings(out: Path) -> dict[int, Path]:
+    """Number → folder of each training that was set aside."""
+    return {int(folder.name): folder for folder in (out / "earlier").glob("[0-9]*") if folder.name.isdigit()}
+
+
+def _move(source: Path, destination: Path) -> None:
+    for name in RESULTS:
+        if (source / name).exists():
+            (source / name).rename(destination / name)

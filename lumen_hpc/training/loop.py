@@ -26,6 +26,7 @@ from lumen_hpc.training import sampler as sampling
 from lumen_hpc.training import validation
 from lumen_hpc.training.checkpointing import TAG, Checkpoint, Checkpoints, newest_checkpoint, write_error
 from lumen_hpc.training.deepspeed_engine import Engine
+from lumen_hpc.training.fingerprint import differences
 from lumen_hpc.training.folder import FOLDER
 from lumen_hpc.training.journal import Journal, recent_losses
 from lumen_hpc.training.layout import SharedSequence, lay_out
@@ -139,14 +140,8 @@ def _seed_generator(seed: int, rank: int, step: int) -> None:
 
 
 def _same_run(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:
-    saved = checkpoint.state["fingerprint"]
-    differences = {
-        key: (saved.get(key), fingerprint.get(key))
-        for key in fingerprint | saved
-        if saved.get(key) != fingerprint.get(key)
-    }
-    if differences:
-        changes = "; ".join(f"{key} was {before!r} and is {after!r}" for key, (before, after) in differences.items())
+    if changed := differences(checkpoint.state["fingerprint"], fingerprint):
+        changes = "; ".join(f"{key} was {before!r} and is {after!r}" for key, (before, after) in changed.items())
         raise UserError(f"{checkpoint.folder} belongs to another training ({changes}): set it back, or use another run")
 
 

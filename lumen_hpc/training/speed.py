@@ -17,6 +17,7 @@ from typing import Any
 from lumen_hpc.config import schema
 from lumen_hpc.config.data_schema import Pretrain
 from lumen_hpc.files import open_regular, read_bytes
+from lumen_hpc.training.fingerprint import differences
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
 """Dense bf16 peaks by a part of the device's name (NVIDIA's data sheets); the first match counts."""
@@ -165,7 +166,8 @@ def _has_settings(folder: Path, train: schema.Train) -> bool:
         return False
     current = {f"train.{name}": value for name, value in dataclasses.asdict(train).items()}
     stored.setdefault("train.adapter", current["train.adapter"] if train.adapter.kind == "none" else None)
-    return all(current.get(key) in (value, "auto") for key, value in stored.items() if key in current)
+    changed = differences({key: value for key, value in stored.items() if key in current}, current)
+    return all(current[key] == "auto" for key in changed if key in stored)
 
 
 def _last_rows(path: Path, count: int) -> list[dict[str, Any]]:

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from safetensors import SafetensorError
 
 from lumen_hpc import nvila
 from lumen_hpc.config import schema
 from lumen_hpc.data.records import Records
-from lumen_hpc.distributed import Ranks, join, leave, on_any_rank, raise_on_all_ranks
+from lumen_hpc.distributed import Ranks, broadcast_json, join, leave, on_any_rank, raise_on_all_ranks
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import write_json
 from lumen_hpc.nvila.prompt_form import PromptForm
@@ -80,9 +79,9 @@ def fine_tune(
     """Trains, or continues training, until the end or until `should_stop`; every rank calls it.
 
     `out` receives `checkpoints/`, `metrics.jsonl`, `consumed.jsonl` and, at the end, `final/` in the official layout. A
-    training that is already finished returns at once; one with other settings is moved to `out/earlier/`, and training
-    starts from the base. Raises UserError for invalid settings and records, and for a folder in which another job
-    trains; loop.Diverged for a loss that diverges.
+    training that is already finished returns at once. One with other settings is moved to `out/earlier/`, and training
+    starts from the base, or goes on with what these settings left there. Raises UserError for invalid settings and
+    records, and for a folder in which another job trains; loop.Diverged for a loss that diverges.
     """
     started = time.monotonic()
     folder.require_writable(out, ranks)
@@ -97,7 +96,9 @@ def fine_tune(
     with folder.training_lock(out, ranks):
         if ranks.first:
             folder.set_aside(out, fingerprint)
-        dist.barrier()
+        if steps := broadcast_json(folder.finished_steps(out, fingerprint) if ranks.first else 0):  # back from earlier/
+            leave()
+            return Outcome(True, steps)
         beat("checking GPUs and interconnect")
         reports = check_devices(ranks)
         if ranks.first:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,45 @@ def test_an_earlier_training_that_was_removed_leaves_its_number_free(tmp_path):
     (tmp_path / "training.json").write_text('{"seed": 0}')
     set_aside(tmp_path, {"seed": 1})
     assert (tmp_path / "earlier" / "002" / "training.json").is_file()
+
+
+@pytest.mark.parametrize("renames", [*range(5), len(RESULTS)])
+def test_a_training_that_was_set_aside_goes_on_with_its_settings_though_a_start_is_killed(
+    tmp_path, monkeypatch, renames
+):
+    ours = {"seed": 0, "train.tune": ["projector", "llm"], "train.adapter": {"targets": ["q_proj", "fc1"]}}
+    in_another_order = {"seed": 0, "train.tune": ["llm", "projector"], "train.adapter": {"targets": ["fc1", "q_proj"]}}
+    set_aside(tmp_path, ours)
+    for name in ("checkpoints", "metrics.jsonl", "final"):
+        (tmp_path / name).write_text("ours")
+    set_aside(tmp_path, {"seed": 1})
+    (tmp_path / "record_index.npz").write_text("theirs")
+    real, left = Path.rename, [renames]
+
+    def rename(path, target):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return real(path, target)
+
+    with monkeypatch.context() as patched, nullcontext() if renames > 5 else pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", rename)
+        set_aside(tmp_path, in_another_order)
+    set_aside(tmp_path, in_another_order)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "training.json", "checkpoints", "metrics.jsonl", "final", "earlier"
+    }  # fmt: skip
+    assert [path.read_text() for path in tmp_path.glob("earlier/*/record_index.npz")] == ["theirs"]
+
+
+def test_what_is_in_the_folder_is_not_replaced_by_what_was_set_aside(tmp_path):
+    set_aside(tmp_path, {"seed": 0})
+    (tmp_path / "metrics.jsonl").write_text("old")
+    set_aside(tmp_path, {"seed": 1})
+    (tmp_path / "metrics.jsonl").write_text("new")
+    (tmp_path / "training.json").unlink()  # as a message advises where it is broken
+    set_aside(tmp_path, {"seed": 0})
+    assert (tmp_path / "metrics.jsonl").read_text() == "new"
 
 
 @pytest.mark.parametrize("content", ["", '{"seed": 1', "[]", "null"])

@@ -276,3 +276,8 @@ def test_a_checkpoint_with_other_settings_more_or_fewer_is_refused(settings):
     checkpoint = Checkpoint(Path("step-000003"), 3, 1, {"fingerprint": settings}, {})
     with pytest.raises(UserError, match="step-000003 belongs to another training"):
         loop._same_run(checkpoint, {"seed": 0})
+
+
+def test_a_checkpoint_with_the_same_parts_in_another_order_is_gone_on_from():
+    checkpoint = Checkpoint(Path("step-000003"), 3, 1, {"fingerprint": {"train.tune": ["llm", "projector"]}}, {})
+    loop._same_run(checkpoint, {"train.tune": ["projector", "llm"]})

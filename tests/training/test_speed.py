@@ -69,6 +69,8 @@ def test_a_training_of_other_settings_is_not_this_one(tmp_path):
         speed.run_progress(tmp_path, Train(zero=3)) is not None and speed.run_progress(tmp_path, Train(zero=2)) is None
     )
     assert speed.run_progress(tmp_path, Train(zero=3, adapter=Adapter(kind="lora"))) is None
+    write(tmp_path, rows, **{"train.tune": ["llm", "projector"]})
+    assert speed.run_progress(tmp_path, Train(zero="auto", tune=["projector", "llm"])) is not None
 
 
 def test_the_nearest_measurement_counts_and_is_named():

@@ -181,16 +181,17 @@ def test_a_folder_in_which_another_job_trains_is_refused(dataset, tmp_path):
         assert not (tmp_path / "training.json").exists()
 
 
-def test_a_finished_training_ends_at_once_and_other_settings_begin_anew(trained, dataset):
+def test_a_finished_training_ends_at_once_and_so_does_one_that_other_settings_set_aside(trained, dataset):
     out = trained / "short"
     first = (out / "final" / "complete.json").stat().st_mtime_ns
     of_speed = tiny.run(out, dataset, epochs=0.4, checkpoint_every=1, token_budget=600)
-    toy.train(of_speed, tiny.run(out, dataset, epochs=0.4, learning_rate=2e-3), script=tiny.__file__)
-    # Had the first of them trained again, or only resumed, it would have written the final model again.
-    assert (out / "earlier" / "000" / "final" / "complete.json").stat().st_mtime_ns == first
-    assert (out / "final" / "complete.json").stat().st_mtime_ns != first
-    assert not (out / "earlier" / "001").exists()
-    assert len(toy.metrics(out)) == len(toy.metrics(out / "earlier" / "000")) == 2
+    other = tiny.run(out, dataset, epochs=0.4, learning_rate=2e-3)
+    toy.train(of_speed, other, of_speed, script=tiny.__file__)
+    # Had one of them trained again, or only resumed, it would have written the final model again.
+    assert (out / "final" / "complete.json").stat().st_mtime_ns == first
+    assert (out / "earlier" / "001" / "final" / "complete.json").stat().st_mtime_ns != first
+    assert [folder.name for folder in (out / "earlier").iterdir()] == ["001"]
+    assert len(toy.metrics(out)) == len(toy.metrics(out / "earlier" / "001")) == 2
 
 
 def test_answers_are_the_same_from_the_final_model_and_from_a_checkpoint(trained, dataset):
