@@ -172,7 +172,8 @@ def _lost_progress(step: Step, old: Run, new: Run | None, now: bool) -> LostStep
         return None
     hours = progress.step * progress.seconds / 3600
     gpus = progress.gpus if old.profile.resources[step.stage.resources].gpus else 0
-    return LostStep(step.name, 0, hours, hours * gpus, now, f"step {progress.step} of {progress.steps}")
+    unfinished = f"step {progress.step} of {progress.steps}" if progress.step < progress.steps else ""
+    return LostStep(step.name, 0, hours, hours * gpus, now, unfinished)
 
 
 def shorten(value: Any) -> str:

@@ -76,6 +76,10 @@ def test_the_steps_of_a_training_that_stopped_are_work_too(finished: list[str], 
         assert lost_hours.get("train-lumen") == (1.0 if lost else None)
         assert ("unfinished steps that begin anew: train-lumen (step 6 of 9)" in found.lines()) == lost
         assert bool(list(changes.unconfirmed(request, found))) == asks
+    rows += [{**rows[-1], "step": step} for step in range(7, 10)]  # finished, by a manifest of another hash
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = list(changes.of(resolve(["stage=train-lumen", *finished, "train.clip=2.0"]), PIPELINE).lines())
+    assert "finished steps that run again: train-lumen" in lines and not any("unfinished" in line for line in lines)
 
 
 def test_while_steps_of_the_earlier_settings_are_queued_nothing_is_submitted(finished: list[str]) -> None:
