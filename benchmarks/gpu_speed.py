@@ -28,14 +28,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks import gpu_kernels
 from lumen_hpc import nvila
 from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.distributed import Ranks, join, leave
 from lumen_hpc.models import Workload
-from lumen_hpc.nvila import attention, cards, flash, layers
+from lumen_hpc.nvila import cards, layers
 from lumen_hpc.nvila.new_config import official_config
 from lumen_hpc.nvila.tiny import train_tokenizer
 from lumen_hpc.training.compile_trial import random_batch
@@ -56,12 +56,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "flash-attention": {"attention": "flash", "checkpointing": "full", "compiled": False},
 }  # fmt: skip
 """Rows of the tables: settings of the training, ZeRO-3 where a row names no stage."""
+OPERATIONS: dict[str, Callable[[nvila.NVILA, nvila.Batch], gpu_kernels.Operation]] = {
+    "language model": gpu_kernels.llm_attention,
+    "tower": gpu_kernels.tower_attention,
+    "language model's norm": gpu_kernels.llm_norm,
+    "language model's activation": gpu_kernels.llm_activation,
+    "tower's norm": gpu_kernels.tower_norm,
+    "tower's activation": gpu_kernels.tower_activation,
+}
+"""Rows of the parts `attention` and `elementwise`."""
 KERNELS = {
     "attention": ("flash", "fmha", "flex", "attention", "sdpa"),
     "product": ("gemm", "nvjet", "xmma", "cutlass", "cublas"),
 }
 """Parts of the names of a GPU's kernels, by kind; the first kind that fits counts."""
-LIMITS = {"step": 150, "parts": 90, "attention": 60, "operators": 60, "resume": 120}
+LIMITS = {"step": 150, "parts": 90, "attention": 60, "elementwise": 60, "operators": 60, "resume": 120}
 """Seconds of each row. On an H200 a plain step takes 50 and a compiled one 70, most of them to start and compile."""
 QUESTIONS = (4, 3, 3, 3)
 """Questions of each of the four images of a micro-batch: 14,600 tokens and 68 tiles at full size."""
@@ -249,77 +258,37 @@ def parts(size: Size, row: str) -> dict[str, Any]:
     return results
 
 
-def attention_of_a_layer(size: Size, row: str) -> dict[str, Any]:
-    """Forward and backward of one layer's attention by every kernel that runs here, and how far from sdpa."""
+def operation(size: Size, row: str) -> dict[str, Any]:
+    """Forward and backward pass of one operation by every kernel that runs here, and how far from the first one.
+
+    Where memory limits the speed, a copy of as many bytes is the least that it can take.
+    """
     case = Case(size, attention="sdpa", checkpointing="none")
-    shapes, kernels = (_tower_kernels if row == "tower" else _kernels)(case)
+    measured = OPERATIONS[row](case.model, case.batch)
     row_results: dict[str, Any] = {}
-    results: dict[str, list[torch.Tensor]] = {}
-    for name, attend in kernels.items():
+    expected: list[torch.Tensor] = []
+    for name, kernel in measured.kernels.items():
         try:
             torch.manual_seed(0)
-            inputs = [torch.randn(shape, device=case.device, dtype=case.dtype, requires_grad=True) for shape in shapes]
-            weight = torch.randn(attend(*inputs).shape, device=case.device, dtype=case.dtype)
+            inputs = [torch.randn(shape, device=case.device, dtype=case.dtype, requires_grad=True)
+                      for shape in measured.shapes]  # fmt: skip
+            weights = [torch.randn(out.shape, device=case.device, dtype=case.dtype) for out in kernel(*inputs)]
 
-            def action(attend=attend, inputs=inputs, weight=weight) -> list[torch.Tensor]:
-                out = attend(*inputs)
-                return [out.detach(), *torch.autograd.grad(out, inputs, weight)]
+            def action(kernel=kernel, inputs=inputs, weights=weights) -> list[torch.Tensor]:
+                outputs = kernel(*inputs)
+                return [*(out.detach() for out in outputs), *torch.autograd.grad(outputs, inputs, weights)]
 
-            results[name] = action()
-            errors = [float((a.float() - b.float()).norm() / b.float().norm())
-                     for a, b in zip(results[name], results["sdpa"])]  # fmt: skip
+            results = action()
+            expected = expected or results
+            errors = [float((a.float() - b.float()).norm() / b.float().norm()) for a, b in zip(results, expected)]
             row_results |= {f"{name} ms": 1000 * case.seconds(action, 10), f"{name} off by": max(errors)}
         except Exception as error:  # a kernel that fails here is what the row says
             row_results[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:80]}"
+    if measured.moved_values:
+        source = torch.zeros(measured.moved_values // 2, device=case.device, dtype=case.dtype)
+        target = torch.empty_like(source)
+        row_results["copy of as many bytes ms"] = 1000 * case.seconds(lambda: target.copy_(source), 10)
     return row_results
-
-
-Kernels = tuple[list[tuple[int, ...]], dict[str, Callable[..., torch.Tensor]]]
-"""Shapes of q, k and v, and attention by each kernel."""
-
-
-def _kernels(case: Case) -> Kernels:
-    """The language model's; flash-attention by each version that is installed."""
-    spans, scale, (rows, length) = case.batch.spans, 0.1, case.batch.token_ids.shape
-    plans = {kernel: attention.plan(spans, rows, length, kernel, case.device) for kernel in ("sdpa", "flex")}
-    kernels: dict[str, Callable[..., torch.Tensor]] = {
-        kernel: lambda q, k, v, chosen=chosen: chosen.attend(0, q, k, v, scale) for kernel, chosen in plans.items()
-    }
-    index = attention.VarlenIndex.of(spans, length, case.device)
-    for version, function in flash.installed_functions((2, 3, 4)):
-        kernels[f"flash-attention {version}"] = lambda q, k, v, function=function: attention.spans_varlen(
-            index, q, k, v, scale, function
-        )
-    sizes = case.sizes
-    return [
-        (rows, heads, length, sizes.width // sizes.heads) for heads in (sizes.heads, *[sizes.kv_heads] * 2)
-    ], kernels
-
-
-def _tower_kernels(case: Case) -> Kernels:
-    """The tower's, all tiles at once: what torch takes by itself, and each of its kernels that runs here."""
-    heads = case.model.config.vision_tower["num_attention_heads"]
-    shape = (len(case.batch.tiles), heads, case.sizes.patches, case.sizes.vision_width // heads)
-    kernels: dict[str, Callable[..., torch.Tensor]] = {"sdpa": torch.nn.functional.scaled_dot_product_attention}
-    backends = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION] if case.device.type == "cuda" else []
-    for backend in backends:
-
-        def one(q, k, v, backend=backend) -> torch.Tensor:
-            with sdpa_kernel(backend):
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v)
-
-        kernels[backend.name.lower()] = one
-    for version, function in flash.installed_functions((2, 3, 4)):
-        tiles, _, patches, _ = shape
-        ends = torch.arange(0, (tiles + 1) * patches, patches, dtype=torch.int32, device=case.device)
-
-        def flat(q, k, v, function=function, ends=ends, patches=patches) -> torch.Tensor:
-            q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
-            out = function(q, k, v, ends, ends, patches, patches, softmax_scale=q.shape[-1] ** -0.5, causal=False)
-            return out.unflatten(0, (-1, patches)).transpose(1, 2)
-
-        kernels[f"flash-attention {version}"] = flat
-    return [shape] * 3, kernels
 
 
 class _Operators(TorchDispatchMode):
@@ -370,7 +339,8 @@ def resume(size: Size, row: str) -> dict[str, Any]:
 PARTS: dict[str, Callable[[Size, str], dict[str, Any]]] = {
     "step": step,
     "parts": parts,
-    "attention": attention_of_a_layer,
+    "attention": operation,
+    "elementwise": operation,
     "operators": operators,
     "resume": resume,
 }
@@ -380,6 +350,7 @@ ROWS = {
     "step": ("as before", "compiled, selective", "adapters", "flash-attention"),
     "parts": ("as before", "compiled, selective"),
     "attention": ("language model", "tower"),
+    "elementwise": ("language model's norm", "language model's activation", "tower's norm", "tower's activation"),
 }
 """What fits 8 minutes; the other settings run with --part and --rows."""
 
@@ -415,7 +386,7 @@ def show(part: str, results: dict[str, dict[str, Any]]) -> list[str]:
     for row, result in results.items():
         text = ", ".join(f"{key} {value:,.3g}" if isinstance(value, float) else f"{key} {value}"
                           for key, value in result.items())  # fmt: skip
-        print(f"{part:10} {row if part in ROWS else '':20} {text}", flush=True)
+        print(f"{part:11} {row if part in ROWS else '':27} {text}", flush=True)
     optional_rows = {"flash-attention"}  # needs its package and a GPU
     return [f"{part} {row}" for row, result in results.items() if "failed" in result and row not in optional_rows]
 
@@ -427,8 +398,12 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=0, help="of the language model (default: as many as fit)")
     parser.add_argument("--kernels", type=int, default=0, help="with --part: print so many of the longest kernels")
     parser.add_argument("--limit", type=float, default=0.0, help="most seconds of a process (default: by its part)")
-    parser.add_argument("--rows", nargs="+", default=["as before"],
-                        help=f"with --part: {', '.join(SETTINGS)} (of attention: tower)")  # fmt: skip
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=["as before"],
+        help=f"with --part: {', '.join(SETTINGS)} (of one operation: {', '.join(OPERATIONS)})",
+    )
     options = parser.parse_args()
     if not options.rehearse and not torch.cuda.is_available():
         parser.error("no GPU here; --rehearse tries the script on a CPU")
