@@ -592,7 +592,10 @@ def test_the_size_of_blocks_changes_nothing(dataset, monkeypatch, rows_at_once):
     assert [path.read_bytes() for path in files] == whole
 
 
-def test_line_breaks_in_fields_and_blank_lines_count_as_lines(dataset):
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 4096])
+def test_line_breaks_in_fields_and_blank_lines_count_as_lines(dataset, monkeypatch, rows_at_once):
+    """Also where a row begins in one block and ends in the next."""
+    monkeypatch.setattr(tables, "BLOCK_ROWS", rows_at_once)
     dataset.tables[METADATA][1][3] = "CHEST\nPA"
     dataset.tables[METADATA][2][3] = "CHEST\r\nPA"
     dataset.tables[METADATA][4][7] = ""  # row 4 ends on line 8: two breaks and a blank line above it
