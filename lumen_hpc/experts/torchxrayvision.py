@@ -79,9 +79,9 @@ class TorchXRayVision:
                 if "age" in extra:
                     row["age"] = round(float(extra["age"][position].squeeze()), 1)
                 if "race" in extra:
-                    row["race"] = _class_probabilities(("Asian", "Black", "White"), extra["race"][position].exp())
+                    row["race"] = _class_probabilities(self.extra["race"], extra["race"][position].exp())
                 if "view" in extra:
-                    row["view"] = _class_probabilities(("Frontal", "Lateral"), extra["view"][position].softmax(-1))
+                    row["view"] = _class_probabilities(self.extra["view"], extra["view"][position].softmax(-1))
                 yield row
 
     def _predict_pathologies(self, inputs: Mapping[int, torch.Tensor]) -> dict[str, np.ndarray]:
@@ -133,8 +133,8 @@ def _check_numbers(name: str, values: torch.Tensor, batch: Sequence[Mapping[str,
         )
 
 
-def _class_probabilities(names: Sequence[str], probabilities: torch.Tensor) -> dict[str, float]:
-    return {name: round(float(value), 4) for name, value in zip(names, probabilities.flatten(), strict=True)}
+def _class_probabilities(model: Any, probabilities: torch.Tensor) -> dict[str, float]:
+    return {name: round(float(value), 4) for name, value in zip(model.targets, probabilities.flatten(), strict=True)}
 
 
 class _Inputs(torch.utils.data.Dataset):

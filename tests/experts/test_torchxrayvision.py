@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from lumen_hpc.config.schema import Experts
+from lumen_hpc.data.images import decode, xrv_input
 from lumen_hpc.errors import UserError
 from lumen_hpc.experts import xrv_weights
 from lumen_hpc.experts.confidence_words import sentence, word
@@ -156,16 +157,33 @@ def test_batches_and_workers_change_nothing(folder: Path, studies: list[dict]):
         assert left["pathologies"] == pytest.approx(right["pathologies"], abs=2e-4)
 
 
-def test_the_race_models_logarithms_become_probabilities(tmp_path: Path, studies: list[dict]):
-    import torchvision
+class _AgeNet(torch.nn.Module):
+    """60, and the mean of an image's first channel, as an age."""
 
-    torch.manual_seed(0)
-    net = torchvision.models.resnet34(weights=None)
-    net.fc = torch.nn.Sequential(torch.nn.Linear(512, 3), torch.nn.LogSoftmax(dim=1))
-    file = tmp_path / xrv_weights.url("race").rsplit("/", 1)[-1]
-    torch.save(torch.nn.DataParallel(net).state_dict(), file)
-    row = _rows(_settings(tmp_path, extra=["race"]), studies[:1])[0]
-    assert sum(row["race"].values()) == pytest.approx(1, abs=1e-3)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 60 + x[:, :1].mean(dim=(2, 3))
+
+
+def test_age_race_and_view_are_the_librarys_by_its_own_names(tmp_path: Path, studies: list[dict]):
+    import torchvision
+    from torchxrayvision import baseline_models
+
+    race, view = torchvision.models.resnet34(weights=None), torchvision.models.resnet50(weights=None)
+    race.fc = torch.nn.Sequential(torch.nn.Linear(512, 3), torch.nn.LogSoftmax(dim=1))
+    for layer in (race.fc[0], view.fc):
+        torch.nn.init.zeros_(layer.weight)
+        layer.bias.data = torch.arange(len(layer.bias)).float()
+    files = {name: tmp_path / xrv_weights.url(name).rsplit("/", 1)[-1] for name in xrv_weights.EXTRA}
+    torch.save(torch.nn.DataParallel(race).state_dict(), files["race"])
+    torch.save(view.state_dict(), files["view"])
+    torch.jit.script(_AgeNet()).save(files["age"])
+    (row,) = _rows(_settings(tmp_path, extra=["age", "race", "view"]), studies[:1])
+    for name, library in (("race", baseline_models.emory_hiti.RaceModel), ("view", baseline_models.xinario.ViewModel)):
+        probabilities = torch.arange(len(library.targets)).float().softmax(0).tolist()
+        assert list(row[name]) == library.targets
+        assert list(row[name].values()) == pytest.approx(probabilities, abs=1e-4)
+    square = xrv_input(decode(studies[0]["image"]), 320)
+    assert row["age"] == pytest.approx(60 + ((square.mean() + 1024) / 2048 - 0.485) / 0.229, abs=0.06)
 
 
 def test_missing_weights_come_with_a_fix(tmp_path: Path):
