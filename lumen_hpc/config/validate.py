@@ -277,9 +277,9 @@ def suggestion(word: str, valid: Iterable[str], likeness: float = 0.5) -> str:
 
 
 def drop_emptied(kind: type, earlier: DictConfig, later: DictConfig) -> DictConfig:
-    """The values `below` without the mappings of plain values that those `above` empty, as in `train.mixture: {}`.
+    """The earlier values without the mappings of plain values that the later ones empty, as in `train.mixture: {}`.
 
-    Merged, an empty mapping would leave what is below as it is.
+    Merged, an empty mapping would leave the earlier one as it is.
     """
     for key, value in leaves(OmegaConf.to_container(later)):
         expected = type_at(kind, key) if value == {} else None
