@@ -41,7 +41,7 @@ REASONS: tuple[tuple[str, Reason], ...] = (
         Reason("its partition is closed to its account or qos", False, "another profile.resources.KIND.partition"),
     ),
     (
-        "ReservationDeleted",
+        r"ReservationDeleted|Reservation \S+ was deleted",
         Reason("its reservation does not exist any more", False, "profile.additional.reservation"),
     ),
     (
@@ -72,7 +72,15 @@ REASONS: tuple[tuple[str, Reason], ...] = (
     (r".*requeued.*held", Reason("it was queued again, and is held", True, "scontrol release JOB")),
     ("PartitionDown|PartitionInactive", Reason("its partition is closed now", True, "wait, or another partition")),
     (
-        "ReqNodeNotAvail|NodeDown|Nodes required for job are|ReservedMaintenance|ReqNodeReserved",
+        r"ReqNodeNotAvail,? Reserved for maintenance|ReservedMaintenance",
+        Reason(
+            "a maintenance begins before it would end, or goes on",
+            True,
+            "wait, or submit again with a profile.resources.KIND.time_min that ends before",
+        ),
+    ),
+    (
+        "ReqNodeNotAvail|NodeDown|Nodes required for job are|ReqNodeReserved",
         Reason("nodes that it needs are down, reserved or drained", True, "wait"),
     ),
     ("Reservation", Reason("its reservation has not begun or is over", True, "the dates of the reservation")),

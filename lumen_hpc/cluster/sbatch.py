@@ -177,6 +177,7 @@ def requested_resources(profile: Profile, step: Step) -> str:
         f"profile.resources.{kind}.qos": resources.qos,
         f"profile.resources.{kind}.constraint": resources.constraint,
         "profile.account": resources.account or profile.account,
+        "additional.reservation": further_options(profile, resources).get("reservation"),
     }
     return ", ".join(f"{key}={value}" for key, value in requested_names.items() if value) or f"profile {profile.name}"
 

@@ -177,7 +177,7 @@ def _step_status(run: Run, step: Step, all_steps: list[Step], run_jobs: _Jobs) -
     elif step_status.running:
         step_status.state = "running"
         step_status.eta_seconds = _eta_seconds(folder, len(missing) / step_status.running, progress)
-        step_status.waits = _pending_reasons(run, step, [job for job in active_jobs if job.state == "PENDING"])
+        step_status.waits = _pending_reasons(run, step, [job for job in active_jobs if job.state not in RUNNING_STATES])
         if suspended := sum(job.state in ("SUSPENDED", "STOPPED") for job in active_jobs):
             step_status.waits.append(
                 f"{suspended} task(s) suspended, as for jobs of others; fix: wait, or scontrol resume JOB"

@@ -19,13 +19,20 @@ from lumen_hpc.cluster import reasons
         ("QOSUsageThreshold", True), ("QOSJobLimit", True), ("QOSResourceLimit", True), ("QOSTimeLimit", False),
         ("AssociationTimeLimit", False), ("AssociationJobLimit", True), ("MaxGRESPerAccount", True),
         ("MaxCpuPerAccount", True), ("MaxMemPerLimit", False), ("AccountNotAllowed", False), ("QOSNotAllowed", False),
-        ("ReservationDeleted", False), ("BurstBufferStageIn", True), ("AssocMaxGRESMinutesPerJob", False),
+        ("ReservationDeleted", False), ("Reservation ours was deleted", False), ("Reservation", True),
+        ("ReqNodeNotAvail, Reserved for maintenance", True), ("ReqNodeNotAvail,_Reserved_for_maintenance", True),
+        ("BurstBufferStageIn", True), ("AssocMaxGRESMinutesPerJob", False),
         ("QOSMinGRES", False), ("QOSGrpBillingRunMinutes", True), ("(PartitionTimeLimit)", False),
     ],
 )  # fmt: skip
 def test_a_pending_reason_says_what_it_means_and_whether_the_job_can_ever_start(reason: str, starts: bool):
     found = reasons.explain(reason)
     assert found and found.starts == starts and found.fix
+
+
+def test_a_maintenance_is_told_from_nodes_that_are_down():
+    found = reasons.explain("ReqNodeNotAvail, Reserved for maintenance")
+    assert found and "maintenance" in found.meaning and "time_min" in found.fix
 
 
 @pytest.mark.parametrize("reason", ["None", "Priority", "Resources", "Dependency", "JobArrayTaskLimit"])

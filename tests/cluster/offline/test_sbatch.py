@@ -103,9 +103,10 @@ def test_what_went_in_before_a_refusal_is_cancelled(
     fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("REFUSE_AT", "3")
+    request_here.profile.additional["reservation"] = "night"
     with pytest.raises(UserError, match="invalid partition specified: nowhere") as caught:
         submit_chain(request_here, stages)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "additional.reservation=night)" in str(caught.value)
     assert (fake / "cancelled").read_text().split() == ["1002", "1001", "1000"]
     assert list(live.submissions(request_here.folder)) == []
 

@@ -177,10 +177,15 @@ def test_a_job_that_holds_nodes_runs_and_a_suspended_one_says_so(
     assert ("suspended" in " ".join(shown.waits)) == (state in ("SUSPENDED", "STOPPED"))
 
 
-def test_a_held_task_is_shown_while_others_of_its_step_run(fake: Path, request_here: Request, stages: list[Stage]):
+@pytest.mark.parametrize(
+    ("state", "reason"), [("PENDING", "JobHeldUser"), ("RESV_DEL_HOLD", "Reservation ours was deleted")]
+)
+def test_a_held_task_is_shown_while_others_of_its_step_run(
+    fake: Path, request_here: Request, stages: list[Stage], state: str, reason: str
+):
     run, submitted = submit_chain(request_here, stages)
     array = next(job for job in submitted if len(job["packs"]) > 1)
-    states = [("RUNNING", "None"), *[("PENDING", "JobHeldUser")] * (len(array["packs"]) - 1)]
+    states = [("RUNNING", "None"), *[(state, reason)] * (len(array["packs"]) - 1)]
     lines = [
         f"{array['id']}_{position}|{state}|{reason}|n1|N/A|{os.getuid()}|{array['name']}"
         for position, (state, reason) in enumerate(states)
@@ -188,7 +193,7 @@ def test_a_held_task_is_shown_while_others_of_its_step_run(fake: Path, request_h
     (fake / "queue").write_text("\n".join(lines))
     (shown,) = [item for item in status.read(run, stages) if item.step == array["step"]]
     assert (shown.state, shown.running, shown.queued) == ("running", 1, len(array["packs"]) - 1)
-    assert [wait.partition(":")[0] for wait in shown.waits] == [f"{shown.queued} task(s) pending (JobHeldUser)"]
+    assert [wait.partition(":")[0] for wait in shown.waits] == [f"{shown.queued} task(s) pending ({reason})"]
 
 
 @pytest.mark.parametrize(
