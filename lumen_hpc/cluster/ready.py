@@ -17,7 +17,7 @@ from lumen_hpc.cluster import question_counts
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.config.profile import Profile, on_nodes_only
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.data.table_files import DIFF_VQA, ENTITIES, MIMIC_CXR, find, nested_folder, require_visible
+from lumen_hpc.data.table_files import DIFF_VQA, ENTITIES, MIMIC_CXR, find, holding_folder, require_visible
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.models import Workload
@@ -106,11 +106,12 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
             yield CheckResult(
                 "bad",
                 f"{key}={name or '(empty)'} is not a folder",
-                f"{key}=FOLDER holding {', '.join(f'{table}.csv*' for table in tables)}",
+                (name and holding_folder(key, folder, tables[0]))
+                or f"{key}=FOLDER holding {', '.join(f'{table}.csv*' for table in tables)}",
             )
             continue
         if missing:
-            fix = nested_folder(key, folder, tables[0]) or _suggest_dataset(key, folder, datasets)
+            fix = holding_folder(key, folder, tables[0]) or _suggest_dataset(key, folder, datasets)
             yield CheckResult("bad", f"{key}={folder} lacks {', '.join(missing)}", fix)
         else:
             yield CheckResult("ok", f"{key}={folder}")

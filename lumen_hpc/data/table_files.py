@@ -42,7 +42,7 @@ def require(folder: str | Path, table: str) -> Path:
         setting = _setting(table)
         require_visible(setting, Path(folder).expanduser() / Path(table).parent)
         state = f"there is no {table}.csv or .csv.gz" if Path(folder).expanduser().is_dir() else "it is not a folder"
-        fix = nested_folder(setting, folder, table) or f"give the folder of {_CONTENTS[setting]}"
+        fix = holding_folder(setting, folder, table) or f"give the folder of {_CONTENTS[setting]}"
         raise UserError(f"{setting}={folder}: {state}; {fix}")
     return path
 
@@ -57,10 +57,11 @@ def require_visible(setting: str, folder: Path) -> None:
         raise UserError(f"{setting}: {folder}: {error.strerror}; get access to it, or give another folder") from None
 
 
-def nested_folder(setting: str, folder: str | Path, table: str) -> str:
-    """The setting with the subfolder that holds this table, as downloads nest a release; empty if none does."""
-    folders = {path.parents[table.count("/")] for path in Path(folder).expanduser().glob(f"*/{table}.csv*")}
-    return " or ".join(f"{setting}={release_folder}" for release_folder in sorted(folders))
+def holding_folder(setting: str, folder: str | Path, table: str) -> str:
+    """The setting with the folder that holds this table: one below, as downloads nest a release, or the one above."""
+    folder = Path(folder).expanduser()
+    paths = [*folder.glob(f"*/{table}.csv*"), *folder.parent.glob(f"{table}.csv*")]
+    return " or ".join(f"{setting}={place}" for place in sorted({path.parents[table.count("/")] for path in paths}))
 
 
 _CONTENTS = {

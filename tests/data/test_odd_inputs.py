@@ -268,7 +268,8 @@ def test_a_folder_in_place_of_a_table_is_named(dataset, table):
 
 def test_a_file_in_place_of_a_folder_is_named(dataset):
     table = str(dataset.folder / QUESTIONS)
-    with pytest.raises(UserError, match=rf"data\.diff_vqa={re.escape(table)}: it is not a folder; give the folder of"):
+    fix = f"data.diff_vqa={dataset.data.diff_vqa}"
+    with pytest.raises(UserError, match=rf"{re.escape(f'data.diff_vqa={table}: it is not a folder; {fix}')}$"):
         dataset.run(replace(dataset.data, diff_vqa=table))
     table = str(dataset.folder / METADATA)
     with pytest.raises(UserError, match=rf"{re.escape(table)}/files is not a folder: data\.mimic_cxr names the folder"):

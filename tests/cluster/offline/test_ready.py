@@ -212,6 +212,22 @@ def test_the_folder_above_a_release_is_refused_with_the_one_below(
         assert f"; fix: data.{wrong}={getattr(data, wrong)}/1.0.1" in line
 
 
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        ("mimic-cxr-jpg/files", "mimic-cxr-jpg"),
+        ("mimic-cxr-jpg/mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-jpg"),
+        (".", "mimic-cxr-jpg"),
+    ],
+)
+def test_a_folder_or_file_within_a_release_is_refused_with_the_release(tmp_path: Path, given: str, right: str) -> None:
+    data = Dataset(tmp_path).write().data
+    words = ["stage=prepare", "data=mimic", f"data.mimic_cxr={tmp_path / given}", f"data.diff_vqa={data.diff_vqa}"]
+    request = resolve(words)
+    (result,) = [result for result in ready.data(request.settings, request.profile) if result.level == "bad"]
+    assert result.fix == f"data.mimic_cxr={tmp_path / right}"
+
+
 def test_a_folder_without_a_checkpoint_is_said_to_have_none(tmp_path: Path) -> None:
     request = resolve(["stage=full", f"train.base={tmp_path}"])
     (result,) = [item for item in ready.models(request.settings, request.profile, {"train"}) if item.level == "bad"]
