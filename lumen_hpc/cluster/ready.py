@@ -103,12 +103,12 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
             yield _unusable(error)
             continue
         if not name or not folder.is_dir():
-            yield CheckResult(
-                "bad",
-                f"{key}={name or '(empty)'} is not a folder",
-                (name and holding_folder(key, folder, tables[0]))
-                or f"{key}=FOLDER holding {', '.join(f'{table}.csv*' for table in tables)}",
-            )
+            fix = f"{key}=FOLDER holding {', '.join(f'{table}.csv*' for table in tables)}"
+            if "$" in name:
+                fix = "give the whole path: of a profile's file, its own folders alone may name variables"
+            elif name:
+                fix = holding_folder(key, folder, tables[0]) or fix
+            yield CheckResult("bad", f"{key}={name or '(empty)'} is not a folder", fix)
             continue
         if missing:
             fix = holding_folder(key, folder, tables[0]) or _suggest_dataset(key, folder, datasets)

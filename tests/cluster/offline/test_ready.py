@@ -228,6 +228,14 @@ def test_a_folder_or_file_within_a_release_is_refused_with_the_release(tmp_path:
     assert result.fix == f"data.mimic_cxr={tmp_path / right}"
 
 
+def test_a_variable_in_the_folder_of_a_dataset_is_not_read_and_said_to_be(tmp_path: Path) -> None:
+    site = tmp_path / "site.yaml"
+    site.write_text("extends: slurm\ndefaults: {data: {source: mimic, mimic_cxr: $WORK/cxr, diff_vqa: $WORK/vqa}}\n")
+    request = resolve(["stage=prepare", f"profile={site}"])
+    results = [result for result in ready.data(request.settings, request.profile) if result.level == "bad"]
+    assert len(results) == 2 and all(result.fix.startswith("give the whole path") for result in results)
+
+
 def test_a_folder_without_a_checkpoint_is_said_to_have_none(tmp_path: Path) -> None:
     request = resolve(["stage=full", f"train.base={tmp_path}"])
     (result,) = [item for item in ready.models(request.settings, request.profile, {"train"}) if item.level == "bad"]
