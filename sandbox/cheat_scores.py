@@ -76,7 +76,7 @@ def _statements(results: Results, values: dict, rule: float | None) -> list[str]
             if cell is None or cell.difference is None:
                 continue
             gap = cell.difference
-            highest = gap.value if gap.high is None else gap.high  # no interval: all patients are alike
+            highest = gap.value if gap.high is None else gap.high  # no interval: too few patients, or all are alike
             if highest is not None and highest >= 0:
                 equal_blocks.append(f"{block} ({cell.value:.3f})")
         if equal_blocks:

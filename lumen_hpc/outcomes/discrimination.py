@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from lumen_hpc.metrics.significance import Interval, tail_of
+from lumen_hpc.metrics.significance import Interval, fewest_patients, tail_of
 
 Array = np.ndarray
 BLOCK = 64
@@ -106,12 +106,12 @@ class Resamples:
         """The interval of resampled values around a point estimate, with the tails of Student's t.
 
         How well cases are told from others is known as well as the rarer of the two allow: `scarcest` patients. It has
-        no bounds where no resample differs, as with an AUROC of 1: their width would be 0.
+        no bounds where these are too few, or no resample differs, as with an AUROC of 1: their width would be 0.
         """
         finite = resampled[np.isfinite(resampled)]
         if not np.isfinite(point) or not len(finite):
             return Interval(None, None, None)
-        if np.ptp(finite) < 1e-12 or scarcest < 2:
+        if np.ptp(finite) < 1e-12 or scarcest < fewest_patients(self._confidence):
             return Interval(float(point), None, None)
         tail = tail_of(scarcest, self._confidence)
         low, high = (float(np.quantile(finite, q)) for q in (tail, 1 - tail))

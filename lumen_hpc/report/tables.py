@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from lumen_hpc.metrics.measures import MEASURES as DEFINITIONS
+from lumen_hpc.metrics.significance import fewest_patients
 from lumen_hpc.report.baselines import BASELINES
 from lumen_hpc.report.identity import COMPOSED
 from lumen_hpc.report.results import BLOCKS, Cell, Results
@@ -126,7 +127,7 @@ def notes(results: Results) -> list[str]:
         "correlated questions it rejects too often, so that no star follows from it. Its effect size is the "
         "rank-biserial correlation of the pairs without ties, whose number stands beside it.",
         "A value of exactly 0 or 1 has the exact interval over patients (Clopper-Pearson); a value without brackets "
-        "stands on one patient, or on patients who are all alike.",
+        f"stands on fewer than {fewest_patients(settings.confidence)} patients, or on patients who are all alike.",
         *(f"{titles(results)[name]}: {definition}." for name, definition in DEFINITIONS.items() if name in MEASURES),
     ]
     if results.identity.comparable:

@@ -14,6 +14,7 @@ from lumen_hpc.metrics.significance import (
     Contrast,
     Scale,
     exact_bound,
+    fewest_patients,
     holm,
     tail_of,
     wilcoxon,
@@ -119,10 +120,10 @@ def test_the_interval_of_few_patients_has_the_tails_of_students_t():
 
 
 def test_a_ratio_of_sums_is_resampled_as_one():
-    part, whole = np.array([2.0, 0, 4, 6]), np.array([4.0, 0, 4, 8])
-    bootstrap = ClusterBootstrap(["a", "a", "b", "c"], 500, 0)
+    part, whole = np.array([2.0, 0, 4, 6, 3, 3]), np.array([4.0, 0, 4, 8, 4, 4])
+    bootstrap = ClusterBootstrap(["a", "a", "b", "c", "d", "e"], 500, 0)
     interval = bootstrap.interval(Column(part, whole))
-    assert interval.value == 12 / 16
+    assert interval.value == 18 / 24
     assert 0.5 <= interval.low <= 0.75 <= interval.high <= 1
 
 
@@ -171,16 +172,32 @@ def test_one_patient_has_no_interval_and_nothing_has_no_value():
 
 
 @pytest.mark.parametrize("value", [0.4, 1.0, 0.0])
-def test_one_patient_of_many_has_no_interval_and_two_have_one(value):
+def test_one_patient_of_many_has_no_interval(value):
     """Every resample of one patient says the same, which would be an interval without width."""
     bootstrap = ClusterBootstrap(np.repeat(range(20), 2), 200, 0)
-    first, both = (Column(value * on, on) for on in ((np.arange(40) < n).astype(float) for n in (2, 4)))
+    first = Column(value * (np.arange(40) < 2), (np.arange(40) < 2).astype(float))
     none = Column(np.zeros(40), first.whole)
     assert bootstrap.interval(first) == (value, None, None)
     assert bootstrap.difference(first, none) == (value, None, None)
-    both.part[2:4] = 0.7
-    interval = bootstrap.interval(both)
-    assert (interval.low, interval.high) == (pytest.approx(min(value, 0.7)), pytest.approx(max(value, 0.7)))
+
+
+@pytest.mark.parametrize(("confidence", "fewest"), [(0.8, 4), (0.95, 5), (0.99, 7)])
+def test_few_patients_have_no_interval_from_the_least_of_them_to_the_most(confidence, fewest):
+    assert fewest_patients(confidence) == fewest
+    for patients in range(2, fewest + 1):
+        values, other = (mean(np.random.default_rng(seed).random(patients)) for seed in (1, 2))
+        bootstrap = ClusterBootstrap(range(patients), 500, 0, confidence)
+        for interval in (bootstrap.interval(values), bootstrap.difference(values, other)):
+            assert (interval.low is None, interval.high is None) == (patients < fewest,) * 2
+
+
+def test_every_interval_that_is_given_holds_the_truth_about_as_often_as_it_says():
+    patients, shares = fewest_patients(0.95), []
+    for seed in range(300):
+        values = mean(np.random.default_rng(seed).normal(0.5, 0.1, patients))
+        interval = ClusterBootstrap(range(patients), 200, seed).interval(values)
+        shares.append(interval.low <= 0.5 <= interval.high)
+    assert 0.88 <= np.mean(shares) <= 0.98
 
 
 @pytest.mark.parametrize("patients", [2, 30])

@@ -42,6 +42,14 @@ def test_where_no_resample_differs_there_are_no_bounds() -> None:
     assert Resamples(range(45), 100, 0).interval(discrimination.auroc, outcome, outcome * 0.5) == (1.0, None, None)
 
 
+def test_an_error_without_enough_cases_has_no_bounds() -> None:
+    """The Brier score is defined in every resample, whatever the number of cases."""
+    p = np.linspace(0.1, 0.9, 40)
+    for cases in range(7):
+        found = Resamples(range(40), 100, 0).interval(discrimination.brier, np.arange(40) < cases, p)
+        assert (found.low is None, found.high is None) == (cases < 5,) * 2 and found.value is not None
+
+
 def test_a_resample_takes_all_samples_of_a_patient_or_none() -> None:
     """Every patient has one sample that is right and one that is wrong, so that half is wrong in every resample."""
     outcome, p = np.tile([True, False], 50), np.ones(100)

@@ -124,20 +124,20 @@ def test_an_outcome_without_events_is_named_on_the_page(folder: Path, tmp_path: 
     assert "Not judged: too few." in page.read_text()
 
 
-@pytest.mark.parametrize(("patients", "bounds"), [("abab", (0.0, 1.0)), ("aabb", (None, None))])
+@pytest.mark.parametrize(("patients", "bounds"), [("ababcdcdefef", (0.0, 1.0)), ("aabbccddeeff", (None, None))])
 def test_timeline_answers_are_scored_by_their_reading_and_resampled_by_patient(
     patients: str, bounds: tuple[float | None, float | None]
 ) -> None:
     metas = [
         {"question_id": f"t{k}", "type": "timeline", "kind": "since when", "variant": "all", "short_answer": short}
         | {"subject_id": patients[k]}
-        for k, short in enumerate(("9 days before", "9 days before", "taken now", "30 days before"))
+        for k, short in enumerate(("9 days before", "9 days before", "taken now", "30 days before") * 3)
     ]
     said = ("Edema has been seen since the image 9 days before.", "since 30 days before", "the current image", "yes")
-    rows = [{"question_id": f"t{k}", "answer": answer} for k, answer in enumerate(said)]
+    rows = [{"question_id": f"t{k}", "answer": answer} for k, answer in enumerate(said * 3)]
     records = [{"meta": meta} for meta in (*metas, {"type": "outcome"})]
     (score,) = evaluation.timeline_scores(records, {"lumen-outcomes": rows}, resamples=500, seed=0)
-    assert score["n"] == 4 and score["right"].value == 0.5 and score["constant"] == 0.5
+    assert score["n"] == 12 and score["right"].value == 0.5 and score["constant"] == 0.5
     assert (score["right"].low, score["right"].high) == bounds
 
 
