@@ -78,7 +78,7 @@ def join(
     lacks_answer_field, id, unknown_id = True, "", ""
     row: dict = {}
     for id, row in _with_ids(answers, "answer", problems):
-        model = str(row.get("model") or UNNAMED).strip()
+        model = str(row.get("model") or "").strip() or UNNAMED
         if row.get("control"):
             problems.add("answers under a control (left out)", id)
         elif id not in by_id:
@@ -189,6 +189,9 @@ def answer_text(row: Mapping[str, Any], problems: Problems | None = None, model:
     if not isinstance(answer, str):
         problems.add(f"answers of {model} that are not text (a list is read as its items)", id)
         return strip(in_words(answer))
+    if not answer.strip():
+        problems.add(f"answers of {model} that are empty (scored as no answer)", id)
+        return ""
     if (visible := strip_reasoning(answer)) != answer:
         problems.add(f"answers of {model} with reasoning in tags (left out)", id)
     if (text := strip_control_tokens(visible)) != visible:

@@ -192,7 +192,7 @@ def test_an_answer_that_is_no_text_is_read_as_its_items_and_named():
 @pytest.mark.parametrize(
     ("answer", "read", "kind"),
     [
-        (None, "", "null (scored as no answer)"),
+        (None, "", "null (scored as no answer)"), ("", "", "empty (scored as no answer)"), (" \n\u3000", "", "empty"),
         ([], "", "not text"), ([None], "", "not text"), (["edema", "nodule"], "edema, nodule", "not text"),
         ([["edema"], ["nodule"]], "edema, nodule", "not text"), (True, "yes", "not text"), (1.5, "1.5", "not text"),
         ([{"type": "text", "text": "Edema is seen."}], "Edema is seen.", "not text"),
@@ -229,6 +229,11 @@ def test_an_answer_is_what_it_says_and_counted_where_it_is_no_plain_text(answer,
 def test_an_answer_without_its_field_among_others_is_none_and_counted():
     joined = join(QUESTIONS, [*answered("c1"), {"question_id": "c2"}])
     assert joined.answers["model"][1] == "" and "null" in joined.problems.lines()[-2] + joined.problems.lines()[-1]
+
+
+@pytest.mark.parametrize("name", [None, "", " "])
+def test_a_model_without_a_name_is_called_model(name):
+    assert list(join(QUESTIONS, [{**row, "model": name} for row in answered("c1", "c2")]).answers) == ["model"]
 
 
 LISTED = {"short_answer": ["edema", "nodule"]}
