@@ -94,7 +94,7 @@ class Case:
     def __init__(self, size: Size, **settings: Any) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.kernels = size.kernels
+        self.rehearse, self.kernels = size.rehearse, size.kernels
         settings = {"zero": 3, "precision": "bf16" if self.device.type == "cuda" else "fp32"} | settings
         train = Train(**settings)
         tokenizer = train_tokenizer(["Is there an effusion in the left lung? No finding is seen."])
@@ -157,15 +157,16 @@ class Case:
         return self.flops(part) / seconds / (peak or PEAK_FLOPS["H100"])
 
     def seconds(self, action: Callable[[], Any], rounds: int = 3) -> float:
-        """The fastest of a few rounds, after two that warm up and compile."""
+        """The fastest of a few rounds, after two that warm up and compile; in a rehearsal the only one."""
+        warm_up, rounds = (0, 1) if self.rehearse else (2, rounds)
         times = []
-        for _ in range(rounds + 2):
+        for _ in range(warm_up + rounds):
             self.wait()
             start = time.perf_counter()
             action()
             self.wait()
             times.append(time.perf_counter() - start)
-        return min(times[2:])
+        return min(times[warm_up:])
 
     def planned_gb(self) -> float:
         """The plan's memory of this micro-batch."""
