@@ -5,6 +5,7 @@ Reads prepare, experts and rewrite; writes {ft,lumen}-{train,val}.jsonl and lume
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,7 @@ def external(settings: Settings) -> list[str]:
     """The dataset's findings, where records are made of them; phantoms have none outside the run."""
     data, reads_findings = settings.data, settings.instruct.findings_first or settings.instruct.timelines
     path = Path(data.diff_vqa).expanduser() / ENTITIES
-    return [str(path)] if data.source == "mimic" and reads_findings and path.exists() else []
+    return [str(path)] if data.source == "mimic" and reads_findings and os.path.exists(path) else []
 
 
 STAGE = Stage(

@@ -150,11 +150,15 @@ def _missing_tables(key: str, folder: Path, tables: Sequence[str]) -> list[str]:
     for table in tables:
         if path := find(folder, table):
             if not os.access(path, os.R_OK, effective_ids=True):
-                raise UserError(f"{key}: {path}: Permission denied; get access to it")
+                raise _not_readable(key, path)
         else:
             require_visible(key, folder / Path(table).parent)
             missing.append(f"{table}.csv*")
     return missing
+
+
+def _not_readable(key: str, path: Path) -> UserError:
+    return UserError(f"{key}: {path}: Permission denied; get access to it")
 
 
 def _suggest_dataset(key: str, folder: Path, datasets: Sequence[tuple[str, str, tuple[str, ...]]]) -> str:
@@ -171,9 +175,17 @@ def entities(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
     readers = [key for key in ("findings_first", "timelines") if getattr(settings.instruct, key)]
     if settings.data.source != "mimic" or not readers or on_nodes_only(path, profile):
         return
-    if os.path.isdir(path.parent) and not os.path.isfile(path):  # False, not an error, for what this user may not see
-        keys = ", ".join(f"instruct.{key}=false" for key in readers)
-        yield CheckResult("bad", f"data.diff_vqa={path.parent} lacks {path.name}", f"download it, or set {keys}")
+    try:
+        if os.access(path, os.R_OK, effective_ids=True) or not os.path.isdir(path.parent):
+            return
+        require_visible("data.diff_vqa", path.parent)
+        if path.is_file():
+            raise _not_readable("data.diff_vqa", path)
+    except UserError as error:
+        yield _unusable(error)
+        return
+    keys = ", ".join(f"instruct.{key}=false" for key in readers)
+    yield CheckResult("bad", f"data.diff_vqa={path.parent} lacks {path.name}", f"download it, or set {keys}")
 
 
 def models(settings: Settings, profile: Profile, stages: Collection[str] | None = None) -> Iterator[CheckResult]:

@@ -15,13 +15,14 @@ from types import SimpleNamespace
 import pytest
 
 import launch
-from lumen_hpc.cluster import engines, ready, refusals
+from lumen_hpc.cluster import engines, preflight, ready, refusals
 from lumen_hpc.cluster.stage import Run, Stage, Step, Task
 from lumen_hpc.config import config_file
 from lumen_hpc.config.data_schema import Prepare
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.data.prepare import prepare
+from lumen_hpc.data.table_files import ENTITIES
 from lumen_hpc.errors import UserError
 from tests.data.small_dataset import METADATA, MIMIC_ALL, Dataset
 
@@ -144,6 +145,7 @@ def test_a_table_that_is_there_packed_and_unpacked_is_refused_before_anything_is
         ("mimic-cxr-jpg", 0o100, ["data.mimic_cxr: {0}: Permission denied"]),
         ("mimic-cxr-jpg", 0o400, ["data.mimic_cxr: {0}/mimic-cxr-2.0.0-metadata.csv: Permission denied"]),
         ("medical-diff-vqa", 0, ["data.diff_vqa: {0}: Permission denied"]),
+        (f"medical-diff-vqa/{ENTITIES}", 0, ["data.diff_vqa: {0}: Permission denied"]),
         ("", 0, ["data.mimic_cxr: {0}/mimic-cxr-jpg: Permission denied",
                  "data.diff_vqa: {0}/medical-diff-vqa: Permission denied"]),
     ],
@@ -154,18 +156,25 @@ def test_what_this_user_may_not_read_is_called_that_and_not_missing(
     """A site opens these folders to a group; a message that sends its newest member to download them is wrong."""
     data = Dataset(tmp_path / "site").write().data
     place = tmp_path / "site" / closed
-    request = resolve(["stage=full", "data=mimic", "recipe=lumen", "instruct.findings_first=false",
-                       f"data.mimic_cxr={data.mimic_cxr}", f"data.diff_vqa={data.diff_vqa}"])  # fmt: skip
+    (Path(data.diff_vqa) / ENTITIES).write_text("[]")
+    request = resolve(["stage=full", "data=mimic", "recipe=lumen", "instruct.findings_first=true",
+                       f"data.mimic_cxr={data.mimic_cxr}", f"data.diff_vqa={data.diff_vqa}",
+                       f"profile.data_use.folders=[{tmp_path}]"])  # fmt: skip
     place.chmod(mode)
     try:
         with without_roots_rights():
-            results = [*ready.data(request.settings, request.profile)]
-            with pytest.raises(UserError, match="Permission denied"):
-                prepare(data, Prepare(), 0, tmp_path / "out")
+            results = [
+                *ready.data(request.settings, request.profile),
+                *ready.entities(request.settings, request.profile),
+            ]
+            assert [*preflight.data_use(request.settings, request.profile, tmp_path)] == []
+            if not closed.endswith(ENTITIES):  # which prepare does not read
+                with pytest.raises(UserError, match="Permission denied"):
+                    prepare(data, Prepare(), 0, tmp_path / "out")
     finally:
         place.chmod(0o755)
     bad_results = [result for result in results if result.level == "bad"]
-    assert [result.message for result in bad_results] == [text.format(place) for text in messages]
+    assert [*dict.fromkeys(result.message for result in bad_results)] == [text.format(place) for text in messages]
     assert all(result.fix.startswith("get access to it") for result in bad_results)
 
 
