@@ -44,7 +44,8 @@ def _place_names(phrase: Phrase) -> list[set[str]]:
         roles = word.roles.keys()
         place = word.roles.get("place", "")
         if roles & {"and", "or", "with", "comma"} or ("in" in roles and parts[-1] & SIDES):
-            bare_side = "and" in roles and _HEAD_WORD in parts[-1] and parts[-1] <= SIDES | {_HEAD_WORD}
+            ends_in_side = parts[-1] <= SIDES | {_HEAD_WORD} and (_HEAD_WORD in parts[-1] or len(parts[-1]) == 1)
+            bare_side = "and" in roles and ends_in_side
             parts.append({_ELSEWHERE} if bare_side else set())
         elif roles & {"both", "each"} and explicit_sides:
             continue  # both the left and the right

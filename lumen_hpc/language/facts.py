@@ -58,7 +58,7 @@ def check(kind: str, question: str, short_answer: str, long_answer: str) -> list
 
 
 _SUBJECT_PRONOUN = re.compile(
-    r"^(?!.* (?:that|which) )\s*(?:it|they|these|this)"
+    r"^(?!.* (?:that|which) )(\s*(?:(?:yes|no), )?)(?:it|they|these|this)"
     r"(?= (?:is|are|lies?|appears?|has|have|involves?|occup(?:y|ies)|can)\b)",
     re.IGNORECASE,
 )
@@ -89,7 +89,7 @@ def _resolve_pronouns(kind: str, question: str, short_answer: str, answer: str) 
         one_sided = r"\bunilateral(?:ly)?\b|\bpresent on one side(?: only)?\b"
         answer = re.sub(one_sided, "not bilateral", answer, flags=re.IGNORECASE)
     answer = _POSSESSIVE_PRONOUN.sub(lambda pronoun: f"the {pronoun[1]} of the {parsed.finding}", answer)
-    return _SUBJECT_PRONOUN.sub(lambda _: f"the {parsed.finding}", answer)
+    return _SUBJECT_PRONOUN.sub(lambda pronoun: f"{pronoun[1]}the {parsed.finding}", answer)
 
 
 def _align_names(reference: Facts, answer: Facts) -> Facts:

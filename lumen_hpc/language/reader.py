@@ -52,9 +52,19 @@ def read(text: str, kind: str, names: Names = (), lenient: bool = False) -> Fact
     text_words = text_words[(1 + ends_lead) * bool(lead) :]
     reading = _Reading(kind, lenient, {lead} - {""})
     reading.unread.add(f"longer than {MOST_CHARACTERS:,} characters", len(text) > MOST_CHARACTERS)
+    reading.problems.add("it says one of what may be a finding", _has_bare_one(text_words))
     for sentence in sentences_of(text_words):
         reading.add(sentence)
     return reading.facts(numbers_of(tidy_text))
+
+
+def _has_bare_one(text_words: list[Word]) -> bool:
+    """True if `the earlier one` stands after a finding and no image: `A new effusion next to the earlier one.`"""
+    roles = [word.roles.keys() for word in text_words]
+    images = {"img", "imgs", "ref", "main", "mains", "today", "prior"}
+    ones = (at for at, word in enumerate(text_words) if word.text.endswith(" one") and roles[at] & images)
+    roles_before = set().union(*roles[: next(ones, 0)])
+    return "finding" in roles_before and roles_before.isdisjoint(images)
 
 
 def sentences_of(text_words: list[Word]) -> list[list[Word]]:
