@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lumen_hpc import files
-from lumen_hpc.cluster import import_cost, ready, slurm
+from lumen_hpc.cluster import import_cost, partitions, ready, slurm
+from lumen_hpc.cluster.partitions import Partition
 from lumen_hpc.cluster.ready import CheckResult
 from lumen_hpc.cluster.stage import Run
 from lumen_hpc.config.profile import Profile, Resources, further_options
@@ -173,13 +174,13 @@ def _has_locks(folder: Path) -> bool:
 def check_cluster(profile: Profile) -> Iterator[CheckResult]:
     """Partitions, limits, accounts and qos of the profile against the live cluster; `why_refused` asks it too."""
     try:
-        partitions = slurm.partitions()
+        found_partitions = partitions.query()
     except UserError as error:
         yield CheckResult("bad", str(error), error.advice or "run this on a login node of the cluster")
         return
     yield CheckResult("ok", f"Slurm {slurm.setting('SLURM_VERSION', '?')}, cluster {slurm.setting('ClusterName', '?')}")
     for kind, resources in profile.resources.items():
-        for result in _resources(kind, resources, partitions):
+        for result in _resources(kind, resources, found_partitions):
             if result.level == "bad" and not _says_all(profile, resources):
                 message = f"{result.message} (the site's own choice, or profile.additional, may differ)"
                 result = replace(result, level="warn", message=message)
@@ -195,7 +196,7 @@ def check_cluster(profile: Profile) -> Iterator[CheckResult]:
 def why_refused(profile: Profile) -> str:
     """What in the profile does not fit the cluster, after Slurm refused a job; empty where nothing is found."""
     try:
-        slurm.partitions()
+        partitions.query()
     except UserError:
         return ""
     results = [result for result in check_cluster(profile) if result.level == "bad"]
@@ -220,20 +221,22 @@ def unfit_resources(profile: Profile, kinds: Collection[str]) -> Iterator[tuple[
     if not certain_kinds:
         return
     try:
-        partitions = slurm.partitions()
+        found_partitions = partitions.query()
     except UserError:
         return
     for kind in certain_kinds:
-        results = _resources(kind, profile.resources[kind], partitions)
+        results = _resources(kind, profile.resources[kind], found_partitions)
         yield from ((kind, result) for result in results if result.level == "bad")
 
 
-def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition]) -> Iterator[CheckResult]:
+def _resources(kind: str, resources: Resources, found_partitions: list[Partition]) -> Iterator[CheckResult]:
     key = f"profile.resources.{kind}"
     partition_names = {name for name in resources.partition.split(",") if name}
-    matching = [item for item in partitions if item.name in partition_names or (not partition_names and item.default)]
+    matching = [
+        item for item in found_partitions if item.name in partition_names or (not partition_names and item.default)
+    ]
     if not matching or partition_names - {item.name for item in matching}:
-        names = ", ".join(sorted({item.name for item in partitions}))
+        names = ", ".join(sorted({item.name for item in found_partitions}))
         yield CheckResult(
             "bad", f"{key}.partition={resources.partition or '(default)'}: not on this cluster", f"one of {names}"
         )
@@ -248,7 +251,7 @@ def _resources(kind: str, resources: Resources, partitions: list[slurm.Partition
     yield from _closed_partition(key, name, matching)
 
 
-def _excess_requests(key: str, resources: Resources, matching: list[slurm.Partition]) -> Iterator[CheckResult]:
+def _excess_requests(key: str, resources: Resources, matching: list[Partition]) -> Iterator[CheckResult]:
     """Requests beyond the partition's nodes, or beyond its limits for a job, unless a qos may allow more time."""
     gpus, nodes = max(item.gpus for item in matching), sum(item.nodes for item in matching)
     cpus, limit = max(item.cpus for item in matching), max(item.minutes for item in matching)
@@ -272,7 +275,7 @@ def _excess_requests(key: str, resources: Resources, matching: list[slurm.Partit
             yield CheckResult("bad", f"{request} in partition {resources.partition or matching[0].name}", fix)
 
 
-def _closed_partition(key: str, name: str, matching: list[slurm.Partition]) -> Iterator[CheckResult]:
+def _closed_partition(key: str, name: str, matching: list[Partition]) -> Iterator[CheckResult]:
     """A partition whose jobs do not start now, or that takes none."""
     states = {item.state for item in matching}
     if not states & {"up"}:

@@ -7,6 +7,7 @@ of `Profile`, and `profile.KEY=VALUE` on the command line overrides it.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,15 @@ def further_options(profile: Profile, resources: Resources) -> dict[str, str]:
 def option_name(name: str) -> str:
     """sbatch's long option of a key: `--mem_per_gpu` is mem-per-gpu."""
     return name.lstrip("-").replace("_", "-")
+
+
+def minutes(limit: str) -> int:
+    """Slurm's D-HH, D-HH:MM, D-HH:MM:SS, HH:MM:SS, MM:SS or MM as minutes; `infinite` and the like as a year."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit)
+    if not match:
+        return 525_600
+    days, first, second = (int(part or 0) for part in match.groups()[:3])
+    return days * 1440 + (first * 60 + second if match[1] or match[4] else first)
 
 
 def slurm_keys(values: DictConfig) -> list[str]:

@@ -13,8 +13,9 @@ import pytest
 
 import launch
 from lumen_hpc import files
-from lumen_hpc.cluster import accounting, attempts, gate, graph, live, preflight, slurm, status, worker
+from lumen_hpc.cluster import accounting, attempts, gate, graph, live, partitions, preflight, slurm, status, worker
 from lumen_hpc.cluster.stage import Run, Stage
+from lumen_hpc.config import profile as profiles
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
@@ -40,7 +41,7 @@ def answer(fake: Path, program: str, text: str) -> None:
 )
 def test_partitions_of_many_kinds_of_sites(fake: Path, line: str, nodes: int, cpus: int, gpus: int) -> None:
     answer(fake, "sinfo", f"CLUSTER: here\n{line}\n")
-    (found,) = slurm.partitions()
+    (found,) = partitions.query()
     assert (found.name, found.nodes, found.cpus, found.gpus) == ("gpu", nodes, cpus, gpus)
     assert (found.default, found.unavailable_nodes) == ("*" in line, 100 if "/100/" in line else 0)
 
@@ -79,7 +80,7 @@ def test_a_default_partition_without_gpus_is_bad_only_where_the_profile_names_it
      ("infinite", 525_600), ("n/a", 525_600), ("", 525_600)],
 )  # fmt: skip
 def test_time_limits_in_every_spelling(limit: str, minutes: int) -> None:
-    assert slurm.minutes(limit) == minutes
+    assert profiles.minutes(limit) == minutes
 
 
 @pytest.mark.parametrize(
