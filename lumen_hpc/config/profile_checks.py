@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from omegaconf import DictConfig
 
-from lumen_hpc.config.profile import Profile, option_name
+from lumen_hpc.config.profile import Profile, further_options, minutes, option_name
 from lumen_hpc.config.validate import leaves
 from lumen_hpc.errors import UserError
 
@@ -133,10 +133,16 @@ def _check_lines(profile: Profile) -> None:
 
 
 def _check_time(profile: Profile) -> None:
-    """Refuses a time limit so short that the signal to stop comes as the work begins."""
+    """Refuses a time limit so short that the signal to stop comes as the work begins; `additional` may set both."""
     for kind, resources in profile.resources.items():
-        if resources.time_min * 60 <= profile.signal_before_s and profile.executor == "slurm":
+        options = further_options(profile, resources)
+        if profile.executor != "slurm" or "signal" in options:
+            continue
+        limit, given = resources.time_min, f"profile.resources.{kind}.time_min={resources.time_min}"
+        if "time" in options:
+            limit, given = minutes(options["time"]), f"additional.time={options['time']} for {kind} jobs"
+        if limit * 60 <= profile.signal_before_s:
             raise UserError(
-                f"profile.resources.{kind}.time_min={resources.time_min}: work is asked to stop "
-                f"{profile.signal_before_s} s before the end (profile.signal_before_s), which leaves it no time"
+                f"{given}: work is asked to stop {profile.signal_before_s} s before the end "
+                "(profile.signal_before_s), which leaves it no time"
             )

@@ -484,6 +484,15 @@ def test_a_time_limit_that_ends_as_the_work_begins_is_refused():
     resolve([*words, "profile.signal_before_s=60"])
 
 
+@pytest.mark.parametrize("key", ["additional", "resources.gpu.additional"])
+def test_a_further_option_that_ends_as_the_work_begins_is_refused(key: str):
+    words = ["stage=full", "profile=h100"]
+    with pytest.raises(UserError, match=r"additional\.time=0-00:01:30 for \w+ jobs: work is asked to stop 120 s"):
+        resolve([*words, f"profile.{key}={{time: '0-00:01:30'}}"])
+    resolve([*words, f"profile.{key}={{time: 1, signal: 'B:USR2@30'}}"])
+    resolve([*words, f"profile.{key}={{time: '5'}}", "profile.resources.gpu.time_min=1"])
+
+
 def test_provenance_knows_a_package_however_it_was_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Built from source by an older pip, a package has egg-info: what trains must not be missing in the record."""
     for name in ("torch-2.13.0+cpu.dist-info", "rouge_score-0.1.2-py3.11.egg-info", "deepspeed-0.19.8-py3.11.egg-info"):
