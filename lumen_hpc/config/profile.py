@@ -203,6 +203,8 @@ def read(name: str, origin: str = "", _chain: tuple[Path, ...] = ()) -> DictConf
         circle = " -> ".join(map(str, (*_chain, path)))
         raise UserError(f"{path}: profiles extend one another in a circle: {circle}")
     own_values = read_yaml(path, _ProfileFile)
+    if own_values.get("name"):
+        raise UserError(f"{path}: name: {own_values.name}: a profile has the name of its file; leave it out")
     parent = own_values.pop("extends", None)
     if parent is not None and not isinstance(parent, str):
         raise UserError(f"{path}: extends: {parent}: takes the name of one profile, or a path")

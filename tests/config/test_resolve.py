@@ -196,6 +196,7 @@ def test_a_profile_that_extends_itself_is_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("name: mine\n", ["site.yaml: name: mine", "leave it out"]),
         ("extends: [slurm]\n", ["extends: ['slurm']", "one profile"]),
         ("extends: nowhere\n", ["site.yaml: extends: nowhere", "h100"]),
         ("extends: site.yaml\n", ["site.yaml", "circle"]),
