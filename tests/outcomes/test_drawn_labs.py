@@ -22,7 +22,7 @@ def drawn(rng: random.Random, patient: int, number: int) -> Row:
     """A row whose times are hours from the study; only the unit, a bound or a missing field makes it bad."""
     charted = rng.choice((0, 1, -1, -12, -71, -72, -73, -100, -167, -168, -169))
     stored = charted + rng.choice((0, 0, 1, 12, 80))
-    value = rng.choice((0.5, 1, 1.5, 2, 50, 50.5))
+    value = rng.choice((0.04, 0.05, 0.5, 1, 1.5, 2, 50, 50.5))
     low, high = rng.choice(("", 1)), rng.choice(("", 1.5))
     unit = rng.choice(("mg/dL", "mg/dL", "MG/DL ", "mg/dL", "umol/L", ""))
     return {
@@ -34,7 +34,7 @@ def drawn(rng: random.Random, patient: int, number: int) -> Row:
 
 def expected(rows: list[Row]) -> Row | None:
     """The state's creatinine."""
-    usable = [row for row in rows if row["valueuom"].strip().lower() == "mg/dl" and row["valuenum"] <= 50]
+    usable = [row for row in rows if row["valueuom"].strip().lower() == "mg/dl" and 0.05 <= row["valuenum"] <= 50]
     known = [row for row in usable if row["charted"] <= 0 and row["stored"] <= 0 and row["charted"] >= -168]
     known.sort(key=lambda row: (row["charted"], row["stored"], row["labevent_id"]))
     if not known or known[-1]["charted"] < -72:

@@ -12,6 +12,7 @@ import pytest
 from lumen_hpc.config.schema import ANALYTES, OUTCOMES, Instruct
 from lumen_hpc.data.instructions import Sources
 from lumen_hpc.errors import UserError
+from lumen_hpc.models import MODELS
 from lumen_hpc.outcomes import questions
 from lumen_hpc.outcomes.panel import PANEL
 
@@ -123,6 +124,28 @@ def test_of_a_val_or_test_patient_the_study_that_is_judged_is_asked_about(tmp_pa
     assert asked == {"train": {0, 1, 2}, "val": {2}, "test": {2}}
 
 
+def test_a_val_study_has_one_record_and_is_asked_about_as_a_test_study_with_everything(tmp_path: Path) -> None:
+    found = [(split, record["meta"]) for split, record in made(tmp_path) if record["meta"]["subject_id"] == 1]
+    asked = [(split, meta["outcome"]) for split, meta in found]
+    assert sorted(asked) == [(split, outcome) for split in ("test", "val") for outcome in ("death_30d", "icu_48h")]
+    assert {meta["variant"] for split, meta in found if split == "test"} == {"all"}
+
+
+def test_no_record_shows_more_images_than_the_setting(tmp_path: Path) -> None:
+    found = [record for _, record in made(tmp_path, 60, replace(SETTINGS, max_images=2))]
+    for variants in ({questions.SHUFFLED}, questions.VARIANTS.keys()):
+        shown = {len(record["images"]) for record in found if record["meta"]["variant"] in variants}
+        assert shown == {1, 2}
+
+
+def test_a_record_says_yes_or_no_as_its_outcome_does_in_one_of_many_wordings(tmp_path: Path) -> None:
+    found = [record for _, record in made(tmp_path, 60) if record["meta"]["outcome"] == "icu_48h"]
+    for record in found:
+        answer = "yes" if record["meta"]["subject_id"] % 2 == 0 else "no"
+        assert record["meta"]["short_answer"] == answer == record["meta"]["long_answer"].split(",")[0].lower()
+    assert {record["meta"]["question"] for record in found} == set(questions.wordings("icu_48h"))
+
+
 def test_each_variant_withholds_what_it_says(tmp_path: Path) -> None:
     found = of(made(tmp_path), 122)
     assert set(found) == {*questions.VARIANTS, questions.SHUFFLED}
@@ -196,3 +219,14 @@ def test_the_files_hold_lumen_s_records_and_the_outcome_s(tmp_path: Path) -> Non
     test = [orjson.loads(line)["meta"] for line in written[2].read_bytes().splitlines()]
     splits = {meta["subject_id"] % 3 for meta in test}
     assert splits == {1, 2}, "val is asked too, to recalibrate on"
+
+
+def test_a_model_of_outcomes_alone_has_no_other_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = replace(MODELS["lumen-outcomes"], name="alone", trains_on=("outcome", "prediction"))
+    monkeypatch.setitem(MODELS, "alone", alone)
+    rows = [{"id": name, "meta": {"type": name}} for name in ("difference", "prediction", "presence")]
+    for split in ("train", "val"):
+        (tmp_path / f"lumen-{split}.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    questions.write(tmp_path, made(tmp_path))
+    lines = (tmp_path / "alone-train.jsonl").read_bytes().splitlines()
+    assert {orjson.loads(line)["meta"]["type"] for line in lines} == {"prediction", "outcome"}
