@@ -79,13 +79,28 @@ class Pipeline:
     """(run folder, submission folder, step, pack): what a local run starts; Slurm starts task.py."""
 
     def __post_init__(self) -> None:
-        """Refuses a stage that would not wait for what it reads: a name with a typo, or of a stage after it."""
+        """Raises UserError for a stage that would not wait for what it reads, or names a setting that is none."""
         earlier_names: set[str] = set()
+        settings, kinds = Settings(), Profile().resources
         for stage in self.stages:
+            for key in stage.settings:
+                if not _is_setting(settings, key):
+                    raise UserError(f"jobs/{stage.name}.py: settings={stage.settings!r}: there is no setting {key}")
+            if stage.resources not in kinds:
+                raise UserError(f"jobs/{stage.name}.py: resources={stage.resources!r}: takes one of {', '.join(kinds)}")
             for name in (pattern.removesuffix("-{model}").removesuffix("-*") for pattern in stage.after):
                 if name not in earlier_names:
-                    raise ValueError(f"jobs/{stage.name}.py reads {name}, no stage before it in jobs/__init__.py")
+                    raise UserError(f"jobs/{stage.name}.py reads {name}, no stage before it in jobs/__init__.py")
             earlier_names.add(stage.name)
+
+
+def _is_setting(section: Any, key: str) -> bool:
+    """Whether a section of the settings has a dotted key, as far as its defaults tell."""
+    for part in key.split("."):
+        if section is not None and not hasattr(section, part):
+            return False
+        section = getattr(section, part, None)
+    return True
 
 
 @dataclass(frozen=True)

@@ -266,5 +266,20 @@ def test_a_file_that_only_the_nodes_see_counts_neither_there_nor_here(tmp_path: 
 def test_a_stage_that_would_not_wait_for_what_it_reads_is_refused(stages: list[Stage], after: str) -> None:
     """`graph.steps` leaves out what a run skips, so a typo too: the stage would start at once."""
     odd = replace(stages[0], name="odd", after=(after,))
-    with pytest.raises(ValueError, match=rf"jobs/odd\.py reads {after.removesuffix('-{model}')}, no stage before it"):
+    with pytest.raises(UserError, match=rf"jobs/odd\.py reads {after.removesuffix('-{model}')}, no stage before it"):
         Pipeline((*stages[:-1], odd, stages[-1]), lambda *_: "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"settings": ("seed", "predict.shard")}, "there is no setting predict.shard"),
+        ({"settings": "seed"}, "settings='seed': there is no setting s"),  # the comma of a tuple of one forgotten
+        ({"resources": "gpus"}, "resources='gpus': takes one of cpu, gpu, judge, train"),
+    ],
+)
+def test_a_stage_that_names_an_unknown_setting_or_resource_is_refused(
+    stages: list[Stage], fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"jobs/first\.py: .*{message}"):
+        Pipeline((replace(stages[0], **fields), *stages[1:]), lambda *_: "")
