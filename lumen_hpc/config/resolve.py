@@ -260,7 +260,9 @@ def _make_absolute(settings: Settings) -> None:
         path = getattr(getattr(settings, section), name)
         if path:
             setattr(getattr(settings, section), name, os.path.abspath(os.path.expanduser(path)))
-    for holder, name in ((settings.train, "base"), *((engine, "model") for engine in settings.engines().values())):
+    judge = settings.judge  # its own second engine: `engines` gives a copy of one that is placed beside the first
+    engines = [engine for engine in (settings.rewrite.engine, judge.engine, judge.second) if engine]
+    for holder, name in ((settings.train, "base"), *((engine, "model") for engine in engines)):
         path = getattr(holder, name)  # a folder, or a hub name, which may look like a relative path
         if holder is settings.train and path == "tiny":
             continue  # what stage pretrain makes, and no folder of that name where the command starts

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lumen_hpc.config import config_file
+from lumen_hpc.config import config_file, run_record
 from lumen_hpc.config import profile as profiles
 from lumen_hpc.config.resolve import RECIPES, resolve
 from lumen_hpc.errors import UserError
@@ -62,8 +62,10 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["evaluate.bootstrap=x"], ["command line", "evaluate.bootstrap=x", "a whole number"]),
         (["train.learning_rate=nan"], ["train.learning_rate=nan", "finite"]),
         (["train.base="], ["train.base is empty", "tiny"]),
+        (["train.weight_decay=inf"], ["train.weight_decay=inf", "finite"]),
         (["train.betas=[1]"], ["train.betas=[1.0]", "[0.9, 0.999]"]),
         (["predict.models=[]"], ["predict.models=[]", "at least one", "nvila, ft, lumen"]),
+        (["predict.models=[ft,ft]"], ["predict.models=['ft', 'ft']", "each once"]),
         (["predict.models=[ft,ftt]"], ["'ftt'", "nvila, ft, lumen", "did you mean ft?"]),
         (["experts.thresholds=[0.2,0.1]"], ["experts.thresholds=[0.2, 0.1]", "rising"]),
         (["data.phantom.size=3"], ["data.phantom.size=3", "from 64 to 2544"]),
@@ -321,6 +323,22 @@ def test_a_profiles_folders_are_read_as_the_shell_reads_them(tmp_path: Path, mon
     assert profile.data_use.folders == ["/scratch/us/data", f"{tmp_path}/data"]
     assert profile.container.image == f"{tmp_path}/lumen.sif"
     assert profile.container.mounts == [f"{tmp_path}/a:/a", "$SCRATCH:/b"], "which the node reads"
+
+
+PATHS = (
+    "data.mimic_cxr", "data.mimic_cxr_dicom", "data.diff_vqa", "data.mimic_iv", "experts.weights", "serve.weights",
+    "train.base", "rewrite.engine.model", "judge.engine.model", "judge.second.model",
+)  # fmt: skip
+
+
+def test_a_relative_path_starts_where_the_command_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Jobs start elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    request = resolve(["stage=full", "recipe=lumen", "serve.images=[x]", *(f"{key}=./x" for key in PATHS)])
+    assert {key: run_record.value_at(request.settings, key, None) for key in PATHS} == dict.fromkeys(
+        PATHS, str(tmp_path / "x")
+    )
+    assert request.settings.serve.images == [str(tmp_path / "x")]
 
 
 def test_seeds_is_short_for_the_trainings_of_each_model():
