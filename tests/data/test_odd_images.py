@@ -181,7 +181,7 @@ def test_uncompressed_pixels_that_are_not_what_the_header_says_are_refused(tmp_p
 
 
 @pytest.mark.parametrize("syntax", NATIVE)
-@every_read
+@every_look
 def test_a_dicom_without_pixels_is_refused(tmp_path, look, syntax):
     path = stored_as(tmp_path / "image.dcm", syntax, grey(), 12, PixelData=None)
     refused(look, path, "is a DICOM without pixels")
