@@ -60,8 +60,8 @@ def _phrases(value: Any) -> Iterator[str]:
             parts = item if isinstance(item, list) else [item]
             if any(isinstance(part, dict | list) for part in parts):
                 yield from phrases
-            elif phrases:
-                yield f"{key}: {', '.join(phrases)}"
+            elif phrases or item == []:
+                yield f"{key}: {', '.join(phrases) or 'none'}"
     elif isinstance(value, list):
         for item in value:
             yield from _phrases(item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lumen_hpc.metrics.change import Reader
+from lumen_hpc.metrics.change import Reader, facts
 from lumen_hpc.metrics.closed import polarity
 
 
@@ -67,6 +67,9 @@ from lumen_hpc.metrics.closed import polarity
         ("This is not an effusion but atelectasis.", "no"),
         ("The answer is no because there is no sign of an effusion.", "no"),
         ("The effusion is an old one.", "yes"),
+        ("Effusion -", "no"),
+        ("Effusion -, edema +", "no"),
+        ("Effusion - present", "yes"),
     ],
 )
 def test_a_closed_question_is_answered_by_what_is_said_of_its_subject(text, answer):
@@ -127,3 +130,25 @@ def test_a_definition_claims_nothing():
     assert polarity("presence", question, "Pneumonia is a lung infection.") is None
     assert polarity("presence", question, "Pneumonia is a lung infection. The image shows no signs of it.") == "no"
     assert polarity("presence", question, "Pneumonia is a lung infection. The image shows signs of pneumonia.") == "yes"
+
+
+@pytest.mark.parametrize(
+    "text, claimed",
+    [
+        ('{"new": [], "resolved": []}', set()),
+        ('{"added": [], "missing": ["edema"]}', {("resolved", "edema")}),
+        ("Changes: none", set()),
+        ("Change: no.", set()),
+        ("Nothing new.", set()),
+        ("Reference: edema. Main: no edema.", {("resolved", "edema")}),
+        ("**Reference image:** no edema\n**Main image:** edema", {("new", "edema")}),
+        ("Reference: mild edema\nMain: severe edema", {("level", "edema", "mild", "severe")}),
+    ],
+)
+def test_an_answer_in_short_notes_claims_its_change(text, claimed):
+    change = Reader([]).change(text)
+    assert change is not None and facts(change) == claimed
+
+
+def test_nothing_new_but_a_finding_is_no_claim_that_nothing_has_changed():
+    assert Reader([]).change("Nothing new but edema.") is None
