@@ -39,8 +39,7 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
     )  # else given as runs=FOLDER; a text is shown as it is written
     unset = list(ready.unset_variables(run.profile, "" if is_profile_default else str(runs)))
     yield from unset
-    if stages is None or "prepare" in stages:
-        yield from ready.data(run.settings, run.profile)
+    yield from ready.data(run.settings, run.profile, stages)
     if stages is None or "instruct" in stages:
         yield from ready.entities(run.settings, run.profile)
     yield from data_use(run.settings, run.profile, run.folder)

@@ -45,8 +45,7 @@ def refuse(results: Iterable[CheckResult]) -> None:
 
 def required(settings: Settings, profile: Profile, stages: Collection[str]) -> Iterator[CheckResult]:
     """What these stages read from outside the run."""
-    if "prepare" in stages:
-        yield from data(settings, profile)
+    yield from data(settings, profile, stages)
     if "instruct" in stages:
         yield from entities(settings, profile)
     yield from models(settings, profile, stages)
@@ -76,16 +75,19 @@ def unset_variables(profile: Profile, runs: str = "", only: str = "") -> Iterato
             yield CheckResult("bad", f"{key}={folder}: {found[0]}: variables alone are read here", other)
 
 
-def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
-    """The dataset's folders and their tables."""
+def data(settings: Settings, profile: Profile, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
+    """The dataset's folders and their tables; of these stages alone if given: outcomes reads MIMIC-IV, prepare all."""
     data_settings = settings.data
+    reads_images = stages is None or "prepare" in stages
+    if not reads_images and "outcomes" not in (stages or ()):
+        return
     if data_settings.source == "phantom":
         yield CheckResult("ok", f"data: {data_settings.phantom.patients} phantom patients, written by stage prepare")
         return
-    datasets: list[tuple[str, str, tuple[str, ...]]] = [
-        ("data.mimic_cxr", data_settings.mimic_cxr, MIMIC_CXR),
-        ("data.diff_vqa", data_settings.diff_vqa, DIFF_VQA),
-    ]
+    datasets: list[tuple[str, str, tuple[str, ...]]] = []
+    if reads_images:
+        datasets.append(("data.mimic_cxr", data_settings.mimic_cxr, MIMIC_CXR))
+        datasets.append(("data.diff_vqa", data_settings.diff_vqa, DIFF_VQA))
     if data_settings.mimic_iv:
         datasets.append(
             ("data.mimic_iv", data_settings.mimic_iv, tuple(table for table in TABLES if table not in OPTIONAL))
@@ -115,7 +117,8 @@ def data(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
             yield CheckResult("bad", f"{key}={folder} lacks {', '.join(missing)}", fix)
         else:
             yield CheckResult("ok", f"{key}={folder}")
-    yield from _dicoms(data_settings, profile)
+    if reads_images:
+        yield from _dicoms(data_settings, profile)
 
 
 def _dicoms(data_settings: Data, profile: Profile) -> Iterator[CheckResult]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from lumen_hpc.cluster import engines, preflight, ready, refusals
 from lumen_hpc.cluster.stage import Run, Stage, Step, Task
 from lumen_hpc.config import config_file
 from lumen_hpc.config.data_schema import Prepare
+from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.data.prepare import prepare
@@ -290,6 +292,14 @@ def test_what_only_the_nodes_see_is_declared_and_not_looked_for() -> None:
     request = resolve([*words, "profile.node_paths=[/no/such]"])
     results = ready.required(request.settings, request.profile, {"prepare", "train", "rewrite"})
     assert {result.level for result in results} == {"ok"}
+
+
+def test_outcomes_alone_asks_for_its_own_tables_and_for_no_images(tmp_path: Path) -> None:
+    """They were looked for with prepare, which has finished: the job was the first to miss one."""
+    settings = resolve(["stage=outcomes", *MIMIC, f"data.mimic_iv={tmp_path}"]).settings
+    (result,) = ready.required(settings, Profile(), {"outcomes"})
+    assert result.level == "bad" and re.match(rf"data.mimic_iv={tmp_path} lacks .*hosp/labevents", result.message)
+    assert list(ready.required(settings, Profile(), {"evaluate"})) == []
 
 
 def test_a_container_image_is_looked_for(tmp_path: Path) -> None:
