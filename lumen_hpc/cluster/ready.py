@@ -99,6 +99,8 @@ def data(settings: Settings, profile: Profile, stages: Collection[str] | None = 
             continue
         try:
             missing = _missing_tables(key, folder, tables) if name else []
+            for table in OPTIONAL if key == "data.mimic_iv" else ():
+                require_visible(key, folder / Path(table).parent)
             if tables == MIMIC_CXR and data_settings.prefer == "jpg" and not _holds_files(key, folder):
                 missing.append("files")
         except UserError as error:

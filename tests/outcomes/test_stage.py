@@ -10,8 +10,10 @@ from jobs import PIPELINE
 from lumen_hpc.cluster import graph, preflight, ready
 from lumen_hpc.config import resolve
 from lumen_hpc.errors import UserError
+from lumen_hpc.outcomes import mimic_iv
 from lumen_hpc.outcomes.write import write
 from tests.outcomes import small_mimic_iv as small
+from tests.rights import without_roots_rights
 
 
 def names(*words: str) -> list[str]:
@@ -45,6 +47,21 @@ def test_check_names_the_table_that_is_not_there(tmp_path: Path) -> None:
     found = [result.message for result in ready.data(request.settings, request.profile)]
     (message,) = [text for text in found if text.startswith("data.mimic_iv")]
     assert message.endswith("lacks icu/icustays.csv*")
+
+
+def test_an_optional_table_that_this_user_may_not_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    """MIMIC-IV-ED is a release of its own, whose folder a site may open to fewer people."""
+    folder = small.write(tmp_path / "iv", small.tables())
+    request = resolve.resolve(["stage=full", "data=mimic", f"data.mimic_iv={folder}"])
+    (folder / "ed").chmod(0)
+    try:
+        with without_roots_rights():
+            found = [result.message for result in ready.data(request.settings, request.profile)]
+            with pytest.raises(UserError, match="ed: Permission denied; get access to it"):
+                mimic_iv.files(folder)
+    finally:
+        (folder / "ed").chmod(0o755)
+    assert f"data.mimic_iv: {folder}/ed: Permission denied" in found
 
 
 def test_tables_of_other_patients_are_refused(tmp_path: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,22 +24,7 @@ from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.table_files import ENTITIES
 from lumen_hpc.errors import UserError
 from tests.data.small_dataset import METADATA, MIMIC_ALL, Dataset
-
-
-@contextmanager
-def without_roots_rights() -> Iterator[None]:
-    """Sets root's right to read everything aside; nothing to do for other users."""
-    libc, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    assert libc.capget(header, sets) == 0
-    former_sets = list(sets)
-    sets[0] &= ~0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
-    assert libc.capset(header, sets) == 0
-    try:
-        yield
-    finally:
-        sets[:] = former_sets
-        assert libc.capset(header, sets) == 0
-
+from tests.rights import without_roots_rights
 
 MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such/folder"]
 
