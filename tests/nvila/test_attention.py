@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lumen_hpc.errors import UserError
-from lumen_hpc.nvila import block_mask
+from lumen_hpc.nvila import attention, block_mask, flash
 from lumen_hpc.nvila.attention import Span, SpanPlan, VarlenIndex, plan, resolve_kernel, spans_varlen
 from lumen_hpc.nvila.block_mask import BLOCK, block_mask_plan
 
@@ -37,6 +37,11 @@ def test_spans_are_a_block_mask_and_padding_is_zero(qkv, kernel):
     assert not out[1, 9].any()
 
 
+def test_a_call_for_each_span_as_sdpa_makes_on_a_gpu_is_the_same(qkv):
+    out = attention._attend_spans(SPANS, *qkv, 0.3, attention._sdpa)
+    assert (out - _dense(*qkv, 0.3)).abs().max() < 1e-6
+
+
 def _varlen(q, k, v, ends_q, ends_k, most_q, most_k, softmax_scale, causal):
     """What flash_attn_varlen_func promises: causal to the bottom right, grouped heads, int32 ends."""
     assert ends_q.dtype == ends_k.dtype == torch.int32
@@ -57,6 +62,19 @@ def test_one_call_of_flash_attention_covers_all_spans(qkv):
     index = VarlenIndex.of(SPANS, LENGTH, torch.device("cpu"))
     out = spans_varlen(index, *qkv, 0.3, _varlen)
     assert (out - _dense(*qkv, 0.3)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("dtype", "calls"), [(torch.float32, 0), (torch.bfloat16, 2)])
+def test_flash_attention_computes_half_precision_alone(qkv, monkeypatch, dtype, calls):
+    made = []
+    monkeypatch.setattr(
+        flash, "varlen", lambda: lambda *args, **options: (made.append(1), _varlen(*args, **options))[1]
+    )
+    qkv, built = [x.to(dtype) for x in qkv], SpanPlan(SPANS, "flash")
+    for layer in range(2):
+        out = built.attend(layer, *qkv, 0.3)
+    assert (out - _dense(*qkv, 0.3)).abs().max() < (1e-6 if dtype == torch.float32 else 0.05)
+    assert len(made) == calls
 
 
 def test_a_kernel_that_cannot_run_here_is_refused():

@@ -103,7 +103,7 @@ def test_pictures_behind_different_texts_cannot_be_shared(tiny, records):
 
 
 def test_expanding_gives_each_picture_its_places_and_a_newline():
-    ids, labels = np.array([5, 9, 6, 9]), np.array([IGNORE, IGNORE, 6, IGNORE])
+    ids, labels = np.array([5, 9, 6, 9]), np.array([IGNORE, 9, 6, IGNORE])
     tokens, token_labels = expand(ids, labels, image=9, newline=1, counts=[3, 2])
     assert tokens.tolist() == [5, PICTURE, PICTURE, 1, 6, PICTURE, 1]
     assert token_labels.tolist() == [IGNORE] * 4 + [6] + [IGNORE] * 2

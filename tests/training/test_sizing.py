@@ -10,6 +10,9 @@ import pytest
 
 from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.errors import UserError
+from lumen_hpc.models import Workload
+from lumen_hpc.training.flops import matrix_flops, token_flops
+from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.sizing import check_fit, plan, resolve
 
 
@@ -22,6 +25,28 @@ def test_the_paper_s_run_takes_what_the_arithmetic_of_16_bytes_a_weight_says():
     assert 25 < zero3.hours < 36 and zero3.mfu == 0.304
     assert plan(Train(), 4).hours < zero3.hours / 1.9  # questions share their images
     assert plan(Train(), 4).hours / 2 < plan(Train(), 8).hours < plan(Train(), 4).hours / 1.9
+
+
+def test_operations_are_those_of_the_weights_and_of_attention():
+    sizes = Sizes()
+    layers, tower = sizes.layers * sizes.layer + sizes.vocabulary * sizes.width + sizes.width, sizes.vision_tower
+    lora = Adapter(kind="lora")
+    for settings, of_llm, of_tower in (
+        ({}, 6, 6),  # 2 forward, 4 backward
+        ({"tune": ["projector", "llm"]}, 6, 2),
+        ({"adapter": lora}, 4, 4),  # a frozen weight has no gradient
+        ({"adapter": lora, "tune": ["llm"]}, 4, 2),
+    ):
+        assert matrix_flops(Train(**settings), sizes, 1000, 0) == of_llm * 1000 * layers
+        assert matrix_flops(Train(**settings), sizes, 0, 10) == of_tower * 10 * sizes.patches * tower
+    picture_alone = Workload(samples=1, pairs=0, tiles=17, image_tokens=3000, text_tokens=0)
+    causal = 3 * 2 * 3000**2 * sizes.width * sizes.layers  # half of all pairs, forward once and backward twice
+    patches = 3 * 4 * 17 * sizes.patches**2 * sizes.vision_width * sizes.vision_layers
+    other = matrix_flops(Train(), sizes, 3000, 17) + causal + patches + 6 * 3000 * sizes.mm_projector
+    assert token_flops(Train(), sizes, picture_alone, sharing=1) == pytest.approx(other / 3000)
+    with_text = Workload(samples=1, pairs=0, tiles=17, image_tokens=3000, text_tokens=200)
+    whole, shared = (token_flops(Train(), sizes, with_text, sharing=n) * (3000 / n + 200) for n in (1, 3))
+    assert 2.6 < whole / shared < 2.9  # a third of the picture, and its own text
 
 
 def test_what_does_not_fit_is_refused_with_settings_that_do():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lumen_hpc.config.data_schema import Pretrain
 from lumen_hpc.config.schema import Adapter, Train
 from lumen_hpc.training import speed
 from lumen_hpc.training.sizing import plan
@@ -53,6 +54,17 @@ def test_steps_on_another_number_of_gpus_do_not_count(tmp_path):
     assert speed.run_progress(tmp_path, Train(zero="auto")).seconds == 40.0
 
 
+def test_the_first_step_with_the_start_in_its_time_does_not_count(tmp_path):
+    write(tmp_path, [(1, timing(90.0)), (2, timing(10.0))])
+    assert speed.run_progress(tmp_path, Train(zero="auto")).seconds == 10.0
+
+
+def test_a_pretraining_of_another_length_is_not_this_one(tmp_path):
+    write(tmp_path, [(step, timing(10.0, steps=60)) for step in (1, 2)])
+    assert speed.pretraining_progress(tmp_path, Pretrain(expert_steps=40, base_steps=20)).step == 2
+    assert speed.pretraining_progress(tmp_path, Pretrain(expert_steps=40, base_steps=30)) is None
+
+
 @pytest.mark.parametrize("rows", [None, [], [(1, timing(90.0))], [(2, {"seconds": 10.0})]])
 def test_before_a_second_step_nothing_is_measured(tmp_path, rows):
     if rows is not None:
@@ -81,6 +93,8 @@ def test_the_nearest_measurement_counts_and_is_named():
     assert (shared.mfu, separate.mfu) == (0.387, 0.304)
     alike = speed.nearest_measurement("H200", shared_prefix=True, checkpointing="selective", compiled=True)
     assert alike.mfu == 0.457
+    plain = speed.nearest_measurement("H200", shared_prefix=True, checkpointing="selective", compiled=False)
+    assert plain.mfu == 0.344
     assert "MFU 0.34 (measured on one H200, 2026-11-28: plain layers, full recomputation)" in str(plan(Train(), 4))
 
 
