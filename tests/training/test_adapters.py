@@ -47,6 +47,26 @@ def test_a_target_that_no_layer_has_is_refused():
         adapters.inject(model(), train, seed=0)
 
 
+def test_the_seed_alone_gives_new_adapters_their_values():
+    def factors(seed):
+        chosen = model()
+        torch.manual_seed(torch.seed())  # what a rank has drawn before is its own
+        before = torch.get_rng_state()
+        adapters.inject(chosen, settings(), seed=seed)
+        assert torch.equal(torch.get_rng_state(), before)
+        return torch.cat([p.flatten() for p in chosen.parameters() if p.requires_grad])
+
+    one, again, other = factors(0), factors(0), factors(1)
+    assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def test_adapters_drop_as_they_are_told_to():
+    chosen = model()
+    adapters.inject(chosen, Train(adapter=Adapter(**LORA | {"dropout": 0.25})), seed=0)
+    layers = {module.lora_dropout["default"].p for module in chosen.modules() if hasattr(module, "lora_dropout")}
+    assert layers == {0.25}
+
+
 def test_compiled_adapters_under_zero3_are_refused():
     with pytest.raises(UserError, match=r"does not compile adapters under train\.zero=3"):
         Learner(model(), settings(zero=3, checkpointing="none", compiled=True))
