@@ -75,7 +75,7 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
     """The changes that a request makes; none for a new run.
 
     Without other settings finished work is lost too where a version of this package hashes settings in another way
-    than the one that submitted it, and where an earlier request left it out of date.
+    than the one that submitted it, or has a step read others, and where an earlier request left it out of date.
     """
     if request.recorded_settings is None:
         return Changes(request.run, [])
@@ -85,8 +85,9 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
         path = run_record.settings_file(request.folder)
         assert path is not None, "what is recorded was read there"
         old = Run(request.folder, *config_file.load(path))
-    digests = _submitted_digests(request.folder)
-    former_inputs = {step.name: set(step.after) for step in graph.steps(pipeline.stages, old.settings, request.stage)}
+    digests: dict[str, str] = _submitted(request.folder, "digests")
+    former_inputs = {step.name: step.after for step in graph.steps(pipeline.stages, old.settings, request.stage)}
+    former_inputs |= _submitted(request.folder, "reads")
     all_steps = graph.steps(pipeline.stages, new.settings, request.stage)
     selected_names = {step.name for step in graph.select(all_steps, pipeline.stages, request.stage)}
     lost_steps: list[LostStep] = []
@@ -95,7 +96,7 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
         if step.stage.on_request:
             continue
         digest = digests.get(step.name) or config_file.digest(old.settings, step.stage.settings)
-        reads_others = former_inputs.get(step.name, set(step.after)) != set(step.after)
+        reads_others = set(former_inputs.get(step.name, step.after)) != set(step.after)
         has_new_inputs = reads_others or bool(stale_steps & set(step.after))
         if not has_new_inputs and not _differs(step, old, digest, new):
             continue
@@ -135,12 +136,15 @@ def require_no_conflict(request: Request, run_changes: Changes, plans: Sequence[
         )
 
 
-def _submitted_digests(folder: Path) -> dict[str, str]:
-    """Step → the hash of its settings when it was last submitted; nothing of steps that earlier versions submitted."""
-    digests: dict[str, str] = {}
+def _submitted(folder: Path, name: str) -> dict[str, Any]:
+    """Step → what plan.json had of it when it was last submitted: the hash of its settings, or what it reads.
+
+    Nothing of steps that earlier versions submitted.
+    """
+    values: dict[str, Any] = {}
     for record in live.submissions(folder):
-        digests |= record.get("digests", {})
-    return digests
+        values |= record.get(name, {})
+    return values
 
 
 def _differs(step: Step, old: Run, digest: str, new: Run) -> bool:

@@ -52,6 +52,8 @@ class Submission:
     """Slurm's name of the cluster; empty where there is none."""
     digests: dict[str, str] = field(default_factory=dict)
     """Step → the hash of its settings, by which its shards count; a later version may hash other settings."""
+    reads: dict[str, list[str]] = field(default_factory=dict)
+    """Step → the steps that it reads; a later version may have it read others."""
     jobs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -69,6 +71,7 @@ class Submission:
             "run": run_folder,
             "packs": packs,
             "digests": self.digests,
+            "reads": self.reads,
         }
         text = json.dumps(fields | {"jobs": self.jobs})
         files.write_text(self.folder / "plan.json", text, sync_name=False)  # `record` syncs, after the last job
@@ -121,7 +124,8 @@ def create(request: Request, run: Run, plans: list[StepPlan], code: Path) -> Sub
     number = 1 + max((int(path.name) for path in top.iterdir() if path.name.isdigit()), default=0)
     cluster = slurm.cluster() if run.profile.executor == "slurm" else ""
     digests = {item.step.name: config_file.digest(run.settings, item.step.stage.settings) for item in plans}
-    submission = Submission(top / f"{number:04d}", code, cluster, digests)
+    reads = {item.step.name: list(item.step.after) for item in plans}
+    submission = Submission(top / f"{number:04d}", code, cluster, digests, reads)
     submission.folder.mkdir(mode=0o700)
     config_file.save(request, submission.folder / "config.yaml", sync_name=False)
     submission.save_plan(plans)

@@ -165,6 +165,21 @@ def test_an_update_of_the_suite_redoes_no_finished_work_unasked(
     assert list(changes.of(request, PIPELINE).lines()) == []  # once confirmed and submitted
 
 
+def test_an_update_that_has_a_step_read_others_redoes_no_finished_work_unasked(
+    finished: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = resolve(["stage=full", *finished])
+    reads = {step.name: list(step.after) for step in graph.steps(PIPELINE.stages, request.settings)}
+    submitted_by(tmp_path / "runs" / "first", {}, reads=reads)
+    assert list(changes.of(request, PIPELINE).lines()) == []
+    fewer = {**reads, "train-lumen": ["pretrain"]}
+    submitted_by(tmp_path / "runs" / "first", {}, "0002", reads=fewer)
+    found = changes.of(request, PIPELINE)
+    assert [item.step for item in found.redone] == ["train-lumen", "predict-lumen", "judge-lumen", "evaluate"]
+    (refusal,) = changes.unconfirmed(request, found)
+    assert "this version redoes finished work" in refusal.message
+
+
 def test_a_submission_records_by_which_hash_its_steps_count(tmp_path: Path) -> None:
     request = resolve(["stage=full", "run=first", f"runs={tmp_path}"])
     run = submit.open_run(request)
@@ -174,14 +189,17 @@ def test_a_submission_records_by_which_hash_its_steps_count(tmp_path: Path) -> N
     [record] = live.submissions(run.folder)
     assert record["folder"] == submission.folder and set(record["digests"]) == {item.step.name for item in plans}
     train = next(item.step.stage for item in plans if item.step.name == "train-lumen")
+    assert record["reads"]["train-lumen"] == ["pretrain", "instruct"]
     assert record["digests"]["train-lumen"] == config_file.digest(request.settings, train.settings)
 
 
-def submitted_by(folder: Path, digests: dict[str, str], number: str = "0001") -> None:
-    """Writes a submission's plan.json with the hashes of its steps."""
+def submitted_by(
+    folder: Path, digests: dict[str, str], number: str = "0001", reads: dict[str, list[str]] | None = None
+) -> None:
+    """Writes a submission's plan.json with the hashes of its steps, and what they read."""
     path = folder / "submissions" / number / "plan.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"jobs": [], "digests": digests}))
+    path.write_text(json.dumps({"jobs": [], "digests": digests, "reads": reads or {}}))
 
 
 def test_a_server_takes_its_run_as_it_is(finished: list[str], capsys: pytest.CaptureFixture) -> None:
