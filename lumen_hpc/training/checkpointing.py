@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import os
-import random
 import re
 import shutil
 import socket
@@ -27,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -36,6 +34,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign, sha256, sync_folder, write_json
 from lumen_hpc.training import accelerator
 from lumen_hpc.training.folder import MARKER
+from lumen_hpc.training.generators import restore_rng, rng_state
 from lumen_hpc.watchdog import Beat
 
 CheckpointEngine: Any = accelerator.deepspeed.runtime.checkpoint_engine.checkpoint_engine.CheckpointEngine
@@ -122,31 +121,6 @@ class _HashingFile:
         os.fsync(self._file.fileno())
         self._file.close()
         return [self._bytes, self._hash.hexdigest()]
-
-
-def rng_state() -> dict[str, Any]:
-    """Every generator that training could draw from."""
-    numpy_state: Any = np.random.get_state()
-    kind, keys, *rest = numpy_state
-    numpy_tensors = [
-        kind,
-        torch.from_numpy(keys.astype(np.int64)),
-        *rest,
-    ]  # not an array: its pickle would need numpy's own code
-    state = {"python": random.getstate(), "numpy": numpy_tensors, "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def restore_rng(state: dict[str, Any]) -> None:
-    """The inverse of `rng_state`."""
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 class Checkpoints:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -28,6 +27,7 @@ from lumen_hpc.training.checkpointing import TAG, Checkpoint, Checkpoints, newes
 from lumen_hpc.training.deepspeed_engine import Engine
 from lumen_hpc.training.fingerprint import differences
 from lumen_hpc.training.folder import FOLDER
+from lumen_hpc.training.generators import seed_generator
 from lumen_hpc.training.journal import Journal, recent_losses
 from lumen_hpc.training.layout import SharedSequence, lay_out
 from lumen_hpc.training.prefetcher import Prefetcher
@@ -120,7 +120,7 @@ def run(
             engine.load(folder.parent, folder.name)
         steps_done = checkpoint.step
     if checkpoint is None or needs_conversion:
-        _seed_generator(seed, ranks.rank, steps_done)
+        seed_generator(seed, ranks.rank, steps_done)
     else:
         checkpoints.rng(checkpoint)
     if on_any_rank(should_stop()):  # requested during the start, before there is anything to save
@@ -132,11 +132,6 @@ def run(
         checkpoints.abandon()
         raise
     return engine, loop.steps_done, finished
-
-
-def _seed_generator(seed: int, rank: int, step: int) -> None:
-    """Seeds torch, which draws dropout: each rank masks other places, as does each seed, and a change of ranks."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, rank, step)).generate_state(1)[0]))
 
 
 def _same_run(checkpoint: Checkpoint, fingerprint: dict[str, Any]) -> None:

@@ -24,7 +24,8 @@ from lumen_hpc.nvila.tensors import read_tensors
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.serving.export import export
 from lumen_hpc.training.accelerator import FORCE_WEIGHTS_ONLY
-from lumen_hpc.training.checkpointing import MARKER, StagedWriter, _convert, restore_rng, rng_state
+from lumen_hpc.training.checkpointing import MARKER, StagedWriter, _convert
+from lumen_hpc.training.generators import restore_rng, rng_state
 from lumen_hpc.training.predict import open_model, open_predictor
 from lumen_hpc.watchdog import unwatched
 from sandbox.small_models import tiny_llama
