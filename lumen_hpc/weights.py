@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +21,6 @@ REVISIONS = {
 
 FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """The variable that lets torch unpickle only weights and plain values, whatever `torch.load` is asked for."""
-
-
-@contextmanager
-def variable(name: str, value: str | None) -> Iterator[None]:
-    """Sets a variable of this process's environment, or takes it out (None), inside the block alone.
-
-    The process may be a notebook, whose user reads other files by other rules.
-    """
-
-    def put(value: str | None) -> None:
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-    earlier = os.environ.get(name)
-    put(value)
-    try:
-        yield
-    finally:
-        put(earlier)
 
 
 def locate(name: str, cache: str | Path) -> Path:

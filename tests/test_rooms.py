@@ -28,6 +28,7 @@ FLOORS = (
     ("config",),
     (
         "distributed",
+        "environment",
         "watchdog",
         "weights",
         "models",

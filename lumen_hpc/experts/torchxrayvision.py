@@ -20,9 +20,10 @@ import torch
 import lumen_hpc.torchvision_compat  # noqa: F401  (torchxrayvision imports torchvision)
 from lumen_hpc.config.schema import Experts
 from lumen_hpc.data import images
+from lumen_hpc.environment import variable
 from lumen_hpc.errors import UserError
 from lumen_hpc.experts import xrv_weights
-from lumen_hpc.weights import FORCE_WEIGHTS_ONLY, locate_experts, variable
+from lumen_hpc.weights import FORCE_WEIGHTS_ONLY, locate_experts
 
 EXTRA_SIZES = {"age": 320, "race": 320, "view": 224}
 """Input size of each further expert [px]."""

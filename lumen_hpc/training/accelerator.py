@@ -13,7 +13,8 @@ from unittest.mock import patch
 import torch
 
 import lumen_hpc.torchvision_compat  # noqa: F401  (DeepSpeed looks at transformers, which looks at torchvision)
-from lumen_hpc.weights import FORCE_WEIGHTS_ONLY, variable
+from lumen_hpc.environment import variable
+from lumen_hpc.weights import FORCE_WEIGHTS_ONLY
 
 NAME = "cuda" if torch.cuda.is_available() else "cpu"
 os.environ.setdefault("DS_ACCELERATOR", NAME)
