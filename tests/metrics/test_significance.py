@@ -191,6 +191,13 @@ def test_few_patients_have_no_interval_from_the_least_of_them_to_the_most(confid
             assert (interval.low is None, interval.high is None) == (patients < fewest,) * 2
 
 
+def test_a_difference_has_an_interval_where_both_measures_have_patients_enough():
+    many, few = mean(np.linspace(0, 1, 30)), Column(np.linspace(0, 1, 30) * (np.arange(30) < 4), np.arange(30) < 4)
+    bootstrap = ClusterBootstrap(range(30), 200, 0)
+    for one, other in ((many, few), (few, many)):
+        assert bootstrap.difference(one, other)[1:] == (None, None)
+
+
 def test_every_interval_that_is_given_holds_the_truth_about_as_often_as_it_says():
     patients, shares = fewest_patients(0.95), []
     for seed in range(300):

@@ -110,8 +110,15 @@ def test_holm_runs_over_both_tables(results):
 def test_stars(results, p, p_holm, expected):
     cell = results.cell("difference", "rouge_l", "nvila", tested=True)
     assert tables.star(replace(cell, p=p, p_holm=p_holm), 0.001) == expected
-    holds_0 = Interval(0.02, -0.001, 0.04)
-    assert tables.star(replace(cell, p=p, p_holm=p_holm, difference=holds_0), 0.001) == ""
+    for holds_0 in (Interval(0.02, -0.001, 0.04), Interval(0.02, 0.0, 0.04), Interval(-0.02, -0.04, 0.0)):
+        assert tables.star(replace(cell, p=p, p_holm=p_holm, difference=holds_0), 0.001) == ""
+
+
+def test_each_cell_has_the_p_of_its_own_difference(results):
+    measures = ("rouge_l", "finding_f1", "accuracy")
+    cells = [results.cell("diagnostic", measure, "ft", tested=True) for measure in measures]
+    apart = [results.add_tests([cell])[0].p for cell in cells]
+    assert len(set(apart)) == 3 and [cell.p for cell in results.add_tests(cells)] == apart
 
 
 def test_the_files_say_the_same(results, written):
@@ -214,6 +221,13 @@ def test_a_model_that_another_judge_scored_has_no_score_and_is_named():
     assert not results.column("judge", "ft").whole.any() and results.column("judge", "lumen").whole.all()
     (line,) = (line for line in results.problems.lines() if "another judge than pretended" in line)
     assert line.startswith(f"{len(results.questions)} scores of ft by ")
+
+
+def test_a_model_is_not_compared_where_the_principal_one_was_not_judged():
+    one = pretend.inputs(patients=6)
+    del one.scores["lumen"]
+    cell = pretend.results_of(one).cell("difference", "judge", "ft", tested=True)
+    assert cell.value is not None and (cell.difference, cell.test) == (None, None)
 
 
 def test_a_second_judge_does_not_mix_into_the_first():
