@@ -31,6 +31,7 @@ FIXES: Sequence[tuple[str, str]] = (
     (r"No module named|ImportError", "the environment of the jobs: profile.modules, profile.setup or the container"),
     (r"Permission denied|Read-only file system", "access rights of the file named; of a cache, profile.scratch"),
     (r"a line of the setup|command not found", "that line of the profile, or the node's environment"),
+    (r"\*\*\* JOB \d+ ON \S+ CANCELLED", "Slurm ended it, or somebody did; the same command goes on"),
     (r"No such file or directory", "that path on the nodes: profile.runs, the container image or Python there"),
     (r"CUDA|device-side|ECC", "the GPU of that node; rerun, bad nodes are left out"),
 )
@@ -97,8 +98,9 @@ def failure_kinds(
         if not shards and (row["shards"] or not _is_current(row, max(submissions.values(), default=""))):
             continue  # done meanwhile, explained by a later failure, or of an earlier submission
         unexplained_shards = unexplained_shards - shards
-        key = re.sub(r"0x[0-9a-f]+|\d+", "#", row["error"])
-        kind = kinds.setdefault(key, FailureKind(row["error"], fix=fix(row["error"], bool(row.get("final")))))
+        kind = kinds.setdefault(
+            _without_numbers(row["error"]), FailureKind(row["error"], fix=fix(row["error"], bool(row.get("final"))))
+        )
         kind.shards |= shards
         kind.nodes.add(row["node"])
         kind.count += 1
@@ -125,6 +127,11 @@ def failure_kinds(
         kind.count += 1
         kind.log = _log(folder, row["job"])
     return sorted(kinds.values(), key=lambda kind: -kind.count)
+
+
+def _without_numbers(message: str) -> str:
+    """What messages of one kind share."""
+    return re.sub(r"0x[0-9a-f]+|\d+", "#", message)
 
 
 def _is_current(row: Mapping[str, Any], submission_name: str) -> bool:
@@ -235,7 +242,8 @@ def early_failures(
         else:  # cancelled before it started, as what waits for a failed step is
             continue
         kind = kinds.setdefault(
-            ending, FailureKind(f"a job ended before its work began: {ending}", fix=fix(ending), log=str(log))
+            _without_numbers(ending),
+            FailureKind(f"a job ended before its work began: {ending}", fix=fix(ending), log=str(log)),
         )
         kind.count += 1
         kind.nodes |= {task_usage.node} if task_usage and task_usage.node else set()
@@ -293,7 +301,7 @@ def _unattempted_tasks(run: Run, step: Step, missing: Sequence[int]) -> list[tup
 def _last_line(log: Path) -> str:
     """The last line of a log that says something; empty where none does."""
     lines = [line.strip() for line in last_lines(log, 50)]
-    lines = [line for line in lines if line and not re.match(r"srun: |slurmstepd: .*CANCELLED", line)] or lines
+    lines = [line for line in lines if line and not re.match(r"srun: |slurmstepd[^:]*: .*CANCELLED", line)] or lines
     return lines[-1][:300] if lines else ""
 
 

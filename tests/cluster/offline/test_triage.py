@@ -144,6 +144,19 @@ def test_a_job_that_ended_before_its_work_is_a_failure_with_the_end_of_its_log(
     assert error in kind.error and fix in kind.fix and kind.log.endswith("7_0_log.out")
 
 
+def test_tasks_that_slurm_ended_before_their_work_are_one_failure(run: Run, stages: list[Stage]):
+    step = Step(stages[0])
+    _submitted(run, step)
+    (plan,) = run.folder.glob("submissions/*/plan.json")
+    job = json.loads(plan.read_text())["jobs"][0] | {"packs": [0, 1]}
+    plan.write_text(json.dumps({"packs": {step.name: [[0], [1]]}, "jobs": [job]}))
+    for task in range(2):
+        line = f"slurmstepd: error: *** JOB {77 + task} ON n{task + 1} CANCELLED AT 2026-11-30T01:52:35 ***\n"
+        (run.folder / step.name / "logs" / f"7_{task}_0_log.out").write_text(line)
+    (kind,) = triage.early_failures(run, step, [0, 1], True, lambda jobs: None)
+    assert kind.count == 2 and "the same command goes on" in kind.fix and kind.log.endswith("7_0_0_log.out")
+
+
 def test_a_job_without_a_log_is_a_failure_unless_what_it_reads_is_one(run: Run, stages: list[Stage]):
     step = Step(stages[0])
     _submitted(run, step)
