@@ -37,7 +37,7 @@ def merge(kind: type, sources: list[tuple[str, Any]]) -> Any:
     try:
         schema = OmegaConf.structured(kind, flags={"no_deepcopy_set_nodes": True})  # sections go in without a copy
         return OmegaConf.to_object(OmegaConf.unsafe_merge(schema, *(values for _, values in named_values)))
-    except (OmegaConfBaseException, TypeError) as error:
+    except (OmegaConfBaseException, TypeError, OverflowError) as error:
         for name, values in named_values:
             on_command_line = name == "command line"
             prefix = "profile." if on_command_line and kind is Profile else ""

@@ -151,7 +151,7 @@ def require_fits(
                 schema, nested_value
             )  # unlike OmegaConf.update, it also fills a section whose default is null
             fits = section_kind not in TYPE_NAMES and not _is_too_deep(value, expected)
-        except (OmegaConfBaseException, TypeError):
+        except (OmegaConfBaseException, TypeError, OverflowError):
             fits = False
         if not fits:
             value_text = "(empty)" if value in ("", None) else value
@@ -251,9 +251,13 @@ def _check_range(assignment: str, value: Any, item: dataclasses.Field[Any]) -> N
     if not isinstance(value, int | float) or isinstance(value, bool):
         return
     (low, high), excludes_low = item.metadata.get("range", (0, math.inf)), item.metadata.get("positive", False)
-    if math.isfinite(value) and low <= value <= high and not (excludes_low and value == low):
+    try:
+        is_finite = math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        is_finite = False
+    if is_finite and low <= value <= high and not (excludes_low and value == low):
         return
-    if not math.isfinite(value):
+    if not is_finite:
         rule = "be a finite number"
     elif excludes_low:
         rule = f"be above {low:g}" + f" and at most {high:.12g}" * (high < math.inf)

@@ -132,6 +132,7 @@ def test_every_profile_that_is_shipped_resolves_with_every_recipe(name: str, rec
         (["train.node_shards=maybe"], ["takes one of true, false, auto"]),
         (["train.betas=(0.9,0.99)"], ["(AdamW's moment decays), so train.betas=[0.9,0.99]"]),
         (["--steps=4"], ["unknown setting '--steps'; did you mean train.steps?"]),
+        ([f"rewrite.engine.gpu_memory={'9' * 400}"], ["command line: rewrite.engine.gpu_memory=999", "takes a number"]),
         (["seed=-1"], ["from 0 to 2147483648"]),
         (["train.mixture.difference.x=3"], ["command line: train.mixture.difference.x=3: takes a whole number"]),
         (["train.zero='3'"], ["train.zero='3': takes one of 1, 2, 3, auto; a number, so without quotes"]),
@@ -386,6 +387,7 @@ def test_a_text_that_looks_like_a_number_of_another_base_stays_as_it_was_written
         ("rewrite.predictions_per_pair=101", "must be from 0 to 100"),
         ("rewrite.engine.timeout=0", "must be at least 1; the default is 600"),
         ("pretrain.expert_steps=0", "must be at least 1"),
+        (f"pretrain.expert_steps={'9' * 400}", "must be a finite number"),
     ],
 )
 def test_numbers_that_no_training_can_take_are_refused(words: str, fault: str):
