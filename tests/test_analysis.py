@@ -156,6 +156,32 @@ def test_answers_that_were_written_again_are_not_shown_beside_scores_of_others(f
     assert set(lumen_hpc.open_run(folder).results.query("model == 'lumen'")["answer"]) == {"Yes."}
 
 
+@pytest.mark.parametrize("name", ["judge-lumen", "instruct"])
+def test_judgements_and_questions_that_were_written_again_are_not_shown_beside_scores_of_others(
+    folder: Path, name: str
+):
+    (line,) = manifest.latest(folder / name).values()
+    manifest.append(folder / name / manifest.NAME, {**line, "content": "another", "finished": "2026-01-04T00:00:00Z"})
+    with pytest.raises(UserError, match=f"{name} was written again after stage evaluate scored it"):
+        _ = lumen_hpc.open_run(folder).results
+
+
+def test_results_have_the_first_judges_scores_of_answers_alone(folder: Path):
+    first = [{"question_id": row["question_id"], "model": "lumen", "judge": "j", "score": 4} for row in QUESTIONS]
+    second = [{**row, "judge": "second", "score": 1} for row in first]
+    canary = {**first[0], "score": 9, "canary": "side", "passed": False}
+    step(folder / "judge-lumen", [canary, *first, *second])
+    results = lumen_hpc.open_run(folder).results
+    assert set(results["judged_by"]) == {"j"} and set(results["score"]) == {4} and len(results) == 8
+
+
+def test_a_stage_with_a_shard_missing_is_named(folder: Path):
+    lines = manifest.read(folder / "predict-lumen" / manifest.NAME)
+    write_jsonl(folder / "predict-lumen" / manifest.NAME, lines[:1])
+    with pytest.raises(UserError, match="1 of 2 shards are done; run stage=predict first"):
+        _ = lumen_hpc.open_run(folder).answers
+
+
 def test_answers_of_a_node_whose_clock_is_ahead_count_as_scored(folder: Path):
     for name, finished in (("predict-lumen", "2026-01-02T00:00:09Z"), ("evaluate", "2026-01-02T00:00:00Z")):
         lines = [{**line, "finished": finished} for line in manifest.read(folder / name / manifest.NAME)]

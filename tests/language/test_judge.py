@@ -132,10 +132,24 @@ def test_the_same_shard_gives_the_same_rows():
 def test_the_expected_score_is_the_mean_over_the_choices():
     class Torn(Constant):
         def chat(self, conversations, **_):
-            return [Completion("10", (0.5, *[0.0] * 8, 0.5)) for _ in conversations]
+            return [Completion("10", (0.2, *[0.0] * 8, 0.8)) for _ in conversations]
 
     (row,) = score(list(items())[:1], Torn("10"), Judge(canaries=0), seed=0)
-    assert (row["score"], row["expected_score"]) == (10, 5.5)
+    assert (row["score"], row["expected_score"]) == (10, 8.2)
+
+
+def test_a_judge_that_padding_or_an_order_moves_fails_those_canaries():
+    def chat(conversations, **_):
+        texts = [str(conversation) for conversation in conversations]
+        return [
+            Completion("10", (*[0.0] * 9, 1.0)) if "with great care" in text else Completion("1", (1.0, *[0.0] * 9))
+            for text in texts
+        ]
+
+    judge = Constant("1")
+    judge.chat = chat
+    kinds = verdict(score(items(), judge, Judge(), seed=0))["always 1"]["kinds"]
+    assert kinds["padded"]["passed"] == 0 < kinds["padded"]["tried"] and kinds["injected"]["rate"] == 1
 
 
 def test_two_judges_of_one_name_stay_two():
@@ -155,6 +169,7 @@ def test_agreement_of_two_judges_leaves_canaries_out():
     assert both["answers"] == len(given)
     assert both["tau"] is None and both["difference"] < 0
     assert agreement(row for row in rows if row["judge"] == "grammar") == {}
+    assert both == agreement([row for row in rows if "canary" not in row])
 
 
 def test_agreement_counts_answers_within_a_point():
