@@ -74,6 +74,25 @@ def test_the_judge_sees_the_bare_question_and_the_answer_without_its_findings_li
     assert set(item) == {"question_id", "model", "type", "question", "short_answer", "long_answer", "answer"}
 
 
+def test_answers_under_a_control_are_not_judged(tmp_path):
+    """They have their question's id, and would stand in the place of its score."""
+    meta = {"question_id": "q", "type": "difference", "question": DIFFERENCE, "short_answer": NEW_EDEMA}
+    answer = {"question_id": "q", "model": "lumen", "answer": NEW_EDEMA}
+    rows_by_file = {
+        "instruct/lumen-test.jsonl": [{"meta": {**meta, "long_answer": NEW_EDEMA}}],
+        "predict-lumen/shard-00000-of-00001.jsonl": [
+            answer,
+            {**answer, "answer": "nothing has changed.", "control": "same"},
+        ],
+    }
+    for name, rows in rows_by_file.items():
+        (tmp_path / name).parent.mkdir()
+        write_jsonl(tmp_path / name, rows)
+    judging = task(tmp_path, judge.STAGE, Settings(), model="lumen")
+    rows = [row for row in judge.work(judging)(Shard(0, 1)) if "canary" not in row]
+    assert [row["score"] for row in rows] == [10] and judging.expected == 1
+
+
 def test_restricted_data_is_not_sent_to_a_server_beyond_the_profiles_list(tmp_path, questions):
     settings = Settings()
     settings.data.source = "mimic"
