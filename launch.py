@@ -3,7 +3,7 @@
 
   python launch.py stage=NAME|full [KEY=VALUE ...]   submit what is missing (dry_run=true only shows it)
   python launch.py check | status | cancel | logs    run=NAME [stage=NAME]
-  python launch.py ask run=NAME image=FILE [reference=FILE days=N] "what has changed?"
+  python launch.py ask run=NAME image=FILE [reference=FILE days=N] "what has changed compared to the reference image?"
   python launch.py compare runs=FIRST,OTHER          settings, tables and differences of runs
   python launch.py stage=full KEY=[A,B]              a run for each value
   python launch.py [VERB] --help                     every setting, or what a verb takes

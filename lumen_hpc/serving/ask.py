@@ -1,7 +1,7 @@
 """One question to a model about one or two radiographs, in the form of its training.
 
-From Python: `lumen_hpc.open_run("runs/demo").model("lumen").ask("what has changed?", image=…, reference=…, days=…)`;
-at the terminal: `python launch.py ask run=demo model=lumen image=… reference=… days=… "what has changed?"`.
+From Python: `lumen_hpc.open_run("runs/demo").model("lumen").ask(question, image=…, reference=…, days=…)`;
+at the terminal: `python launch.py ask run=demo model=lumen image=… reference=… days=… "QUESTION"`.
 """
 
 from __future__ import annotations
