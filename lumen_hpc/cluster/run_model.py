@@ -102,14 +102,21 @@ COMPARISON_WORDS = re.compile(
 """Words of a question about two images, unless it asks what will be."""
 
 
-def _warnings(question: Question) -> Iterator[str]:
-    """What whoever asks may not have meant; the question is answered all the same."""
+def _warnings(question: Question, learned: bool) -> Iterator[str]:
+    """What whoever asks may not have meant; the question is answered all the same.
+
+    `learned`: the model was trained on the dataset's questions, so that it answers others worse.
+    """
+    from lumen_hpc.data.diff_vqa import TEMPLATES, is_in_its_words
     from lumen_hpc.data.images import COLOURED, has_colours
     from lumen_hpc.serving.media import patient
 
     asks_future = "will" in question.text.casefold().split()
     if len(question.files) == 1 and COMPARISON_WORDS.search(question.text) and not asks_future:
         yield "the question seems to compare, and one image is given; reference=FILE is the earlier one"
+    elif learned and not asks_future and not is_in_its_words(question.text):
+        example = TEMPLATES["abnormality" if len(question.files) == 1 else "difference"][0]
+        yield f"the dataset asks in other words, and the model learned those alone; one of its questions: {example}"
     for name, picture in zip(question.files, question.pictures, strict=True):
         if has_colours(picture):
             yield f"{name}: {COLOURED}"
@@ -129,7 +136,7 @@ def ask(request: Request, run: Run) -> int:
     if not request.image:
         raise UserError("say about which image: image=FILE (JPG, PNG or DICOM), and reference=FILE for an earlier one")
     if not request.question:
-        raise UserError('ask a question, such as: python launch.py ask image=FILE "what has changed?"')
+        raise UserError('ask a question, such as: python launch.py ask image=FILE "is there edema?"')
     days = None
     if request.days:
         try:
@@ -143,7 +150,7 @@ def ask(request: Request, run: Run) -> int:
 
     raise_interrupts()
     question = read_question(request.question, files, days)
-    for warning in _warnings(question):
+    for warning in _warnings(question, learned=bool(weights) or compared_model(name).trained):
         print(f"lumen: {warning}", file=sys.stderr)
     print(f"loading {weights or name} …", file=sys.stderr, flush=True)
     model = open_model(run, name, weights)

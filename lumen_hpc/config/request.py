@@ -182,7 +182,7 @@ def _hint(word: str, arguments: list[str]) -> str:
     if name in OTHER_VERBS:
         return f"; {OTHER_VERBS[name]}"
     if "ask" in arguments and not word.startswith("-"):
-        return '; a question stands behind its verb, as in ask "what has changed?"'
+        return '; a question stands behind its verb, as in ask "is there edema?"'
     if verb := suggestion(name, (*VERBS, "help"), likeness=0.6):
         return verb.replace("help", "--help")
     return f"; did you mean run={word}?" if set(VERBS) & set(arguments) and not word.startswith("-") else ""
@@ -226,7 +226,7 @@ def _split_pairs(pairs: list[str]) -> tuple[dict[str, Any], list[str]]:
             raise UserError(f"{pair}: a key has dots and no brackets, as in train.base=FOLDER; a list is given whole")
         if key == "question":
             raise UserError(
-                f'{pair}: a question stands behind its verb without a key: ask "{value or "what has changed?"}"'
+                f'{pair}: a question stands behind its verb without a key: ask "{value or "is there edema?"}"'
             )
         if not value and (key in OPTIONS or SHORTHANDS.get(key) == "profile.name"):
             raise UserError(f"{key}= is empty (a variable that is not set?): give a value, or leave it out")

@@ -205,6 +205,11 @@ def parse_question(type: str, text: str) -> Question | None:
     return None
 
 
+def is_in_its_words(question: str) -> bool:
+    """Whether a question of any type is one that the dataset asks."""
+    return any(parse_question(type, question) for type in TEMPLATES)
+
+
 _CLAUSE = re.compile(
     r"the main image has (?:an additional finding|additional findings) of (?P<new>.+) than the reference image"
     r"|the main image is missing the findings? of (?P<resolved>.+) than the reference image"

@@ -15,7 +15,7 @@ MAX_DAYS = 36_525
 def require_words(text: str) -> None:
     """Raises UserError for a question without a letter or a digit: blanks, signs, or invisible characters."""
     if not any(map(str.isalnum, text)):
-        raise UserError('ask a question, such as "what has changed?": this one has no words')
+        raise UserError('ask a question, such as "is there edema?": this one has no words')
 
 
 def require_no_mark(*texts: str) -> None:

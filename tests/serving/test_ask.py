@@ -25,6 +25,7 @@ from tests.training import tiny
 
 ROOT = Path(__file__).parents[2]
 DIFFERENCE = "what has changed?"
+DATASETS_DIFFERENCE = "what has changed compared to the reference image?"
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +198,15 @@ def test_a_wrong_file_is_said_before_torch_is_loaded(made, tmp_path, words, mess
         (["image=0-main.png", "what has changed?"], "the question seems to compare, and one image is given"),
         (["image=0-main.png", "What will have changed in 30 days?"], ""),
         (["image=0-main.png", "is there edema?"], ""),
-        (["image=0-main.png", "reference=0-main.png", "what has changed?"], "image and reference are the same file"),
-        (["image=0-main.png", "reference=0-reference.png", "days=-3", "what has changed?"],
+        (["image=0-main.png", "reference=0-main.png", DATASETS_DIFFERENCE], "image and reference are the same file"),
+        (["image=0-main.png", "reference=0-reference.png", "days=-3", DATASETS_DIFFERENCE],
          "the reference is 3 days later than the image"),
-        (["image=0-main.png", "reference=0-reference.png", "what has changed?"], ""),
+        (["image=0-main.png", "reference=0-reference.png", DATASETS_DIFFERENCE], ""),
+        (["image=0-main.png", "reference=0-reference.png", "What has changed in the left lung area?"], ""),
+        (["image=0-main.png", "reference=0-reference.png", "what has changed?"],
+         "one of its questions: what has changed compared to the reference image?"),
+        (["image=0-main.png", "does it look normal?"],
+         "one of its questions: what abnormalities are seen in this image?"),
         (["image=screen.png", "is there edema?"], "image: the image has colours, which no radiograph has"),
         (["image=0-main.png", "reference=0-reference.png", "What will have changed in 30 days?"],
          "give the earlier one alone"),
