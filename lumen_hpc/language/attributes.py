@@ -52,6 +52,8 @@ def _place_names(phrase: Phrase) -> list[set[str]]:
         elif roles & {"side", "both", "each", "bothways"} or place.startswith("both "):
             side = word.roles.get("side", "both")
             parts[-1] |= SIDES if side == "both" else {side}
+        if place in parts[-1] & {"upper", "middle", "lower"}:
+            place += " part"  # the lower part of the right lower lobe
         parts[-1] |= {place.removeprefix("both "), _HEAD_WORD * ("weak" in roles)} - {""}
     parts = [part - {_ELSEWHERE} if part & SIDES else part for part in parts if part - {_ELSEWHERE}]
     if len(parts) > 1:  # the right lower lobe and the lungs
