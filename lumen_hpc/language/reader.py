@@ -8,12 +8,12 @@ can and leaves out the rest.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from lumen_hpc.language import parsing
 from lumen_hpc.language.attributes import SIDES, Place, places
-from lumen_hpc.language.clauses import ANY, Finding, Statement, number_words, split_changes
+from lumen_hpc.language.clauses import ANY, CHANGING, Finding, Statement, number_words, split_changes
 from lumen_hpc.language.findings import Problems, State, state_of
 from lumen_hpc.language.words import MOST_CHARACTERS, Names, Word, numbers_of, tidy, vocabulary, words
 
@@ -138,9 +138,23 @@ class _Reading:
             if "says-nothing" not in marks:
                 self.findings[item.name] = finding
 
+    def listed_changes(self, states: dict[str, State]) -> dict[str, State]:
+        """What is new or resolved where a text lists the findings of both images: it names one of them for both."""
+        images = {name: frozenset(w for w, there in self.findings[name].presence if there) for name in states}
+        if self.kind not in CHANGING or not any(named >= {"then", "now"} for named in images.values()):
+            return {}
+        changes = {frozenset({"now"}): "new", frozenset({"then"}): "resolved"}
+        return {
+            name: replace(state, status=changes[frozenset(images[name])])
+            for name, state in states.items()
+            if state.status == "mentioned" and name != ANY and images[name] in changes
+        }
+
     def facts(self, numbers: frozenset[str]) -> Facts:
         """What the whole text says."""
         findings = {name: state_of(finding, self.kind, self.problems) for name, finding in self.findings.items()}
+        if self.lenient:
+            findings |= self.listed_changes(findings)
         named_states = [state for name, state in findings.items() if name != ANY]
         if named_states and ANY in findings:
             general_status = findings[ANY].status

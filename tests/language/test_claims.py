@@ -152,3 +152,19 @@ def test_an_answer_in_short_notes_claims_its_change(text, claimed):
 
 def test_nothing_new_but_a_finding_is_no_claim_that_nothing_has_changed():
     assert Reader([]).change("Nothing new but edema.") is None
+
+
+@pytest.mark.parametrize(
+    "text, claimed",
+    [
+        ("Reference: edema is present. Main: edema and pneumothorax are present.", {("new", "pneumothorax")}),
+        (
+            "The reference image shows edema and pneumonia. The main image shows edema and pneumothorax.",
+            {("new", "pneumothorax"), ("resolved", "pneumonia")},
+        ),
+        ("The reference image shows edema. The main image shows edema.", set()),
+    ],
+)
+def test_lists_of_the_findings_of_both_images_claim_what_differs(text, claimed):
+    change = Reader([]).change(text)
+    assert change is not None and facts(change) == claimed
