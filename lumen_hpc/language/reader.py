@@ -145,7 +145,7 @@ class _Reading:
             return {}
         changes = {frozenset({"now"}): "new", frozenset({"then"}): "resolved"}
         return {
-            name: replace(state, status=changes[frozenset(images[name])])
+            name: replace(state, status=changes[images[name]])
             for name, state in states.items()
             if state.status == "mentioned" and name != ANY and images[name] in changes
         }
