@@ -1,4 +1,4 @@
-"""Conversations for the engines, from the prompt files in `prompts/`.
+"""Conversations for the engines, from the versioned prompt files in `prompts/`.
 
 The last message contains its material in labelled lines (`Type:`, `Question:`, …); the messages before it are the
 same in every conversation of a type.
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parent / "prompts"
 
 @cache
 def read_prompt(name: str) -> dict:
-    """The contents of a prompt file: the static text and the examples."""
+    """The contents of a prompt file: `version`, the static text and the examples."""
     return yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
