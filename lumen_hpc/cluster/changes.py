@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from lumen_hpc.cluster import graph, live, manifest
@@ -85,9 +84,10 @@ def of(request: Request, pipeline: Pipeline) -> Changes:
         path = run_record.settings_file(request.folder)
         assert path is not None, "what is recorded was read there"
         old = Run(request.folder, *config_file.load(path))
-    digests: dict[str, str] = _submitted(request.folder, "digests")
+    submissions = live.submissions(request.folder)
+    digests: dict[str, str] = _submitted(submissions, "digests")
     former_inputs = {step.name: step.after for step in graph.steps(pipeline.stages, old.settings, request.stage)}
-    former_inputs |= _submitted(request.folder, "reads")
+    former_inputs |= _submitted(submissions, "reads")
     all_steps = graph.steps(pipeline.stages, new.settings, request.stage)
     selected_names = {step.name for step in graph.select(all_steps, pipeline.stages, request.stage)}
     lost_steps: list[LostStep] = []
@@ -136,13 +136,13 @@ def require_no_conflict(request: Request, run_changes: Changes, plans: Sequence[
         )
 
 
-def _submitted(folder: Path, name: str) -> dict[str, Any]:
+def _submitted(submissions: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
     """Step → what plan.json had of it when it was last submitted: the hash of its settings, or what it reads.
 
     Nothing of steps that earlier versions submitted.
     """
     values: dict[str, Any] = {}
-    for record in live.submissions(folder):
+    for record in submissions:
         values |= record.get(name, {})
     return values
 
