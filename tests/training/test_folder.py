@@ -17,11 +17,8 @@ from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.training.folder import RESULTS, fingerprint_of, finished_steps, set_aside
 
 
-@pytest.mark.parametrize("renames", range(len(RESULTS)))
-def test_a_start_that_is_killed_while_it_sets_aside_is_gone_on_with(tmp_path, monkeypatch, renames):
-    for name in RESULTS:
-        (tmp_path / name).write_text("theirs")
-    (tmp_path / "training.json").write_text('{"seed": 0}')
+def _kill_after(renames, patched):
+    """Interrupts this process when it renames once more than so many times."""
     real, left = Path.rename, [renames]
 
     def rename(path, target):
@@ -30,8 +27,16 @@ def test_a_start_that_is_killed_while_it_sets_aside_is_gone_on_with(tmp_path, mo
         left[0] -= 1
         return real(path, target)
 
+    patched.setattr(Path, "rename", rename)
+
+
+@pytest.mark.parametrize("renames", range(len(RESULTS)))
+def test_a_start_that_is_killed_while_it_sets_aside_is_gone_on_with(tmp_path, monkeypatch, renames):
+    for name in RESULTS:
+        (tmp_path / name).write_text("theirs")
+    (tmp_path / "training.json").write_text('{"seed": 0}')
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "rename", rename)
+        _kill_after(renames, patched)
         set_aside(tmp_path, {"seed": 1})
     set_aside(tmp_path, {"seed": 1})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "training.json"]
@@ -57,16 +62,8 @@ def test_a_training_that_was_set_aside_goes_on_with_its_settings_though_a_start_
         (tmp_path / name).write_text("ours")
     set_aside(tmp_path, {"seed": 1})
     (tmp_path / "record_index.npz").write_text("theirs")
-    real, left = Path.rename, [renames]
-
-    def rename(path, target):
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return real(path, target)
-
     with monkeypatch.context() as patched, nullcontext() if renames > 5 else pytest.raises(KeyboardInterrupt):
-        patched.setattr(Path, "rename", rename)
+        _kill_after(renames, patched)
         set_aside(tmp_path, in_another_order)
     set_aside(tmp_path, in_another_order)
     assert {path.name for path in tmp_path.iterdir()} == {
