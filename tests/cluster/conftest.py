@@ -90,8 +90,11 @@ class Site:
         """The run's jobs in the queue: (id, name, state, reason)."""
         return [job for job in self.cluster.queue() if job[1].startswith(f"{run}.")]
 
-    def wait_until_left(self, run: str, seconds: float = 300) -> None:
-        """Wait until no job of the run is left in the queue, running or waiting."""
+    def wait_until_left(self, run: str, seconds: float = 180) -> None:
+        """Wait until no job of the run is left in the queue, running or waiting.
+
+        180 seconds, PATIENCE times, end before pytest's limit for a test, which would not say which jobs are left.
+        """
         try:
             self.wait(lambda: not self.jobs(run), seconds, f"the jobs of run {run} to end")
         except ClusterError as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.slurm import Cluster
-from tests.cluster.conftest import SHARDS, RunOnDisk, Site, assert_whole, submitted
+from tests.cluster.conftest import ALL, SHARDS, RunOnDisk, Site, assert_whole, submitted
 
 
 def begin_and_hold(site: Site, name: str, what: str, *words: str) -> RunOnDisk:
@@ -334,8 +334,14 @@ def site_of_its_own(can_run_slurm: None, checkout: Path, tmp_path_factory: pytes
 
 def test_slurmctld_restarted_in_between(site_of_its_own: Site, undisturbed: RunOnDisk) -> None:
     run = begin_and_hold(site_of_its_own, "restarted", "squares-5")
-    # GPUs lost on two of three nodes would leave too few for `total`.
-    site_of_its_own.wait(lambda: len(site_of_its_own.running("restarted", "squares")) == 1, 180, "the others to end")
+    # Each task that runs meanwhile costs its node GPUs for good: only one may, or too few nodes are left for `total`.
+    others = ALL - {"squares-5", "squares-9", "checks-1", "checks-5", "checks-9", "total-0"}
+
+    def alone() -> bool:
+        begun = [name for _, name, state, _ in site_of_its_own.jobs("restarted") if state != "PENDING"]
+        return others <= set(run.ends()) and begun == ["restarted.squares"]
+
+    site_of_its_own.wait(alone, 180, "all that does not wait for squares-5 to end")
     site_of_its_own.cluster.restart_controller()
     release(run)
     site_of_its_own.wait_until_left("restarted")
