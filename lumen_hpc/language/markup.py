@@ -41,6 +41,16 @@ _FORMULA_MARK = re.compile(r"\$+|\\[()\[\]]|\\(?:begin|end)\{\w+\}")
 _LATEX_ITEM = re.compile(r"\\item\b\s*|\\\\")
 _HORIZONTAL_RULE = re.compile(r"[\s|:+=_*-]*")
 _ARROW = re.compile(r" ?(?:[-=]+>|[\N{RIGHTWARDS ARROW}\N{RIGHTWARDS DOUBLE ARROW}\N{LONG RIGHTWARDS ARROW}]) ?")
+_STATES = (
+    r"(?:(?:none|absent|present|minimal|trace|tiny|slight|mild|small|moderate|large|marked|severe|massive)"
+    r"(?: to (?=[mls]))?)+"
+)
+_STATE_ARROW = re.compile(
+    rf"(?<!from )\b({_STATES}){_ARROW.pattern}({_STATES}(?:{_ARROW.pattern}{_STATES})*)\b"
+    r"(?: (?!(?:in|on|since|compared|from|now|today|and|but|with)\b)([a-z][a-z ]*?)(?= *(?:[.,;]|$)))?",
+    re.IGNORECASE,
+)
+"""`mild -> severe` without a colon before, and the finding that may follow."""
 _BULLET = re.compile(r"(?:[-*+\N{BULLET}\N{EN DASH}]|\d+[.)])\s")
 _CHECK_MARK = re.compile(
     r"^((?:[-*+]\s)?)(?:\[[ xX]?\]|[\N{CHECK MARK}\N{HEAVY CHECK MARK}\N{BALLOT BOX WITH CHECK}])\s*"
@@ -77,6 +87,7 @@ def strip_markup(text: str) -> str:
     text = _FENCE.sub("\n", _CONTROL_TOKEN.sub(" ", strip_reasoning(text))).strip()
     if (value := json_value(text)) is not None:
         text = in_sentences(value)
+    text = _spell_signs(text)
     if "\\" in text or "$" in text:
         text = _strip_latex(text)
     text = html.unescape(_TAG.sub(" ", _BLOCK_TAG.sub("\n", text))).translate(_PLAIN_SIGNS)
@@ -87,6 +98,15 @@ def strip_markup(text: str) -> str:
         lines = [line for line in lines if not _UNTICKED_BOX.match(line)]
     text = "\n".join(line for line in map(_strip_markdown, lines) if not line.startswith("#"))
     return "\n".join(_rejoin_lines(_HEADING_OF_LIST.sub(_inline_list, text).split("\n"))).strip()
+
+
+def _spell_signs(text: str) -> str:
+    """A list whose every item has a plus or a minus as `edema, no effusion`; bullets are all alike."""
+    items = [item.strip() for item in re.split("[,;\n]", text) if item.strip()]
+    signs = {item[0] for item in items}
+    if signs not in ({"+", "-"}, {"+", "\N{MINUS SIGN}"}) or any(item[-1] == ":" for item in items):
+        return text
+    return re.sub(r"((?:^|[,;\n])\s*)([^\w\s])\s*", lambda it: it[1] + "no " * (it[2] != "+"), text)
 
 
 def _strip_latex(text: str) -> str:
@@ -114,10 +134,18 @@ def _strip_markdown(line: str) -> str:
         head, *rest = [cell.strip() for cell in line.strip("|").split("|")]
         line = f"{head}: {', '.join(rest)}." if rest else head
     line = re.sub(r"(?<=[a-z])_(?=[a-z])", " ", line, flags=re.IGNORECASE)
-    if _ARROW.search(line):
-        line = re.sub(rf"\(([\w -]+?){_ARROW.pattern}([\w -]+)\)", r"from \1 to \2", line)
-        line = _ARROW.sub(" to ", re.sub(rf"^([^:]*):\s*([\w -]+?){_ARROW.pattern}", r"\1 from \2 to ", line))
-    return line
+    return _spell_arrows(line) if _ARROW.search(line) else line
+
+
+def _spell_arrows(line: str) -> str:
+    """A line with `from … to …` for the arrows between levels, and between absent and present."""
+    for words, state in (("no|negative|gone|not (?:present|seen)", "none"), ("yes|positive", "present")):
+        line = re.sub(rf"\b(?:{words})(?={_ARROW.pattern})", state, line, flags=re.IGNORECASE)
+        line = re.sub(rf"({_ARROW.pattern})(?:{words})\b", rf"\1{state}", line, flags=re.IGNORECASE)
+    line = re.sub(rf"\(([\w -]+?){_ARROW.pattern}([\w -]+)\)", r"from \1 to \2", line)
+    line = re.sub(rf"^([^:]*):\s*([\w -]+?){_ARROW.pattern}", r"\1 from \2 to ", line)
+    line = _STATE_ARROW.sub(lambda it: f"{it[3] or ''} from {it[1]} to {it[2]}".strip(), line)
+    return _ARROW.sub(" to ", line)
 
 
 def _rejoin_lines(lines: list[str]) -> list[str]:

@@ -111,6 +111,7 @@ class _Reading:
         self.doubtful = set()
         for clause in parses[0]:
             clause.unread |= self.doubtful | ({"incomplete"} if unknown else set())
+            clause.unread |= {"lenient"} if self.lenient else set()
             for part in split_changes(clause) if self.lenient else [clause]:
                 self.clause(part)
 
@@ -139,15 +140,23 @@ class _Reading:
                 self.findings[item.name] = finding
 
     def listed_changes(self, states: dict[str, State]) -> dict[str, State]:
-        """What is new or resolved where a text lists the findings of both images: it names one of them for both."""
+        """What is new or resolved where a text lists the findings of both images: it names one of them for both, or
+        says that there is none on the other image.
+        """
         images = {name: frozenset(w for w, there in self.findings[name].presence if there) for name in states}
-        if self.kind not in CHANGING or not any(named >= {"then", "now"} for named in images.values()):
-            return {}
-        changes = {frozenset({"now"}): "new", frozenset({"then"}): "resolved"}
+        general = self.findings.get(ANY, Finding(ANY))
+        normal_images = set() if images.get(ANY) else {when for when, _ in general.presence}
+        lists_both = any(named >= {"then", "now"} for named in images.values())
+        changes = {
+            frozenset({here}): change
+            for here, other, change in (("now", "then", "new"), ("then", "now", "resolved"))
+            if self.kind in CHANGING and (lists_both or normal_images == {other})
+        }
+        unseen = vocabulary()["outside"] if general.denied_places and not lists_both else [ANY]
         return {
             name: replace(state, status=changes[images[name]])
             for name, state in states.items()
-            if state.status == "mentioned" and name != ANY and images[name] in changes
+            if state.status == "mentioned" and name not in (ANY, *unseen) and images[name] in changes
         }
 
     def facts(self, numbers: frozenset[str]) -> Facts:

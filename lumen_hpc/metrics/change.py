@@ -191,8 +191,9 @@ class Reader:
 
 
 def _is_phrase(change: LevelChange) -> bool:
-    """True for levels that the grammar takes as such, and that say more: `from mild in the reference image to …`."""
-    return any(len(level.split()) > _MOST_LEVEL_WORDS for level in (change.before, change.after))
+    """True for levels that the grammar takes as such, and that say more: `from mild in the reference image to none`."""
+    levels = (change.before, change.after)
+    return any(len(level.split()) > _MOST_LEVEL_WORDS or level in ("none", "absent") for level in levels)
 
 
 _MOST_LEVEL_WORDS = 4

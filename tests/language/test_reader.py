@@ -244,6 +244,8 @@ def test_every_mark_holds_in_some_sentence(monkeypatch):
             read.__wrapped__(text, ASKED[kind["asked"]][0])
     for text in UNCLAIMED:
         read.__wrapped__(text, "presence", lenient=True)
+    for text in ("The main image no longer shows edema.", "The main image is missing edema."):
+        read.__wrapped__(text, "prediction", lenient=True)
     names = {name for table in parsing.grammar().marks.values() for name, *_ in table}
     doubtful = {*parsing.doubts(names), "-> unclear"}  # one sentence that needs it is enough
     lines = {line for table in parsing.grammar().marks.values() for line in table if line[0] not in doubtful}
@@ -293,6 +295,24 @@ LENIENT = [
         "The lung volumes have increased. The edema has increased.",
         {("level", "low lung volumes", "better"), ("level", "edema", "worse")},
     ),
+    ("The reference image was normal. The main image shows edema.", {("new", "edema")}),
+    (
+        "No abnormality on the reference image; the main image shows edema and a nodule.",
+        {("new", "edema"), ("new", "nodule")},
+    ),
+    ("The reference image showed edema. The main image is normal.", {("resolved", "edema")}),
+    ("The reference image was normal. There is edema.", None),
+    ("Edema is seen on the main image but not on the reference image.", {("new", "edema")}),
+    ("Edema is seen on the reference image but not on the main image.", {("resolved", "edema")}),
+    ("N/C", set()),
+    ("NC.", set()),
+    ("No more edema", {("resolved", "edema")}),
+    ("There are no more signs of edema or effusion.", {("resolved", "edema"), ("resolved", "pleural effusion")}),
+    ("There is no more edema than before.", None),
+    ("New edema. No more changes.", {("new", "edema")}),
+    ("Edema has gone from none to mild.", {("new", "edema")}),
+    ("The level of edema has changed from none to mild.", {("new", "edema")}),
+    ("The edema decreased from mild to none, and pneumonia is new.", {("resolved", "edema"), ("new", "pneumonia")}),
     (
         "The reference image showed edema and pneumonia, both of which have resolved.",
         {("resolved", "edema"), ("resolved", "pneumonia")},
@@ -303,6 +323,22 @@ LENIENT = [
 @pytest.mark.parametrize("text, claimed", LENIENT)
 def test_an_answer_in_the_wild_claims_what_it_says(text, claimed):
     change = Reader([]).change(text)
+    assert (None if change is None else facts(change)) == claimed
+
+
+@pytest.mark.parametrize(
+    "text, claimed",
+    [
+        ("The main image no longer shows edema.", {("resolved", "edema")}),
+        ("Edema is no longer seen.", {("resolved", "edema")}),
+        ("The main image is missing edema.", {("resolved", "edema")}),
+        ("The current image no longer shows edema.", None),
+        ("The reference image is missing edema.", None),
+        ("Edema was no longer seen.", None),
+    ],
+)
+def test_a_prediction_in_the_present_tense_speaks_of_the_later_image(text, claimed):
+    change = Reader([]).change(text, "prediction")
     assert (None if change is None else facts(change)) == claimed
 
 
