@@ -8,12 +8,23 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_NAME_KEYS, _STATE_KEYS = ("finding", "abnormality", "name"), ("status", "change", "state")
+_NAME_KEYS, _STATE_KEYS = ("finding", "abnormality", "name"), ("status", "change", "state", "present", "presence")
 """Keys of an object about one finding."""
 _TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
 """The comma after the last item: JSON does not allow it, models write it."""
-_ANSWER_KEYS = ("final answer", "answer", "response", "output", "result", "text", "content", "message", "choices")
-"""Keys of an object whose value is the answer; the last three are a chat server's."""
+_ANSWER_KEYS = (
+    "final answer",
+    "answer",
+    "response",
+    "output",
+    "result",
+    "text",
+    "content",
+    "message",
+    "choices",
+    "value",
+)
+"""Keys of an object whose value is the answer; `content`, `message` and `choices` are a chat server's."""
 
 
 def json_value(text: str) -> Any:
@@ -39,14 +50,27 @@ def in_sentences(value: Any) -> str:
     return ".\n".join(_phrases(value))
 
 
+def _state(value: Any) -> str | None:
+    """A text as it is; true and a probability of at least a half are yes, false and any other no; else None."""
+    if isinstance(value, str):
+        return value
+    is_share = isinstance(value, int | float) and 0 <= value <= 1
+    return ("yes" if value >= 0.5 else "no") if is_share else None
+
+
+def _state_of(values: dict[str, Any]) -> str | None:
+    """The state that an object gives of one finding, under whichever key."""
+    return next((state for key in _STATE_KEYS if (state := _state(values.get(key)))), None)
+
+
 def _phrases(value: Any) -> Iterator[str]:
     """The phrases of a JSON value: `{"new": ["a", "b"]}` as `new: a, b`, `{"a": false}` as `a: no`."""
     if isinstance(value, dict):
         values = {str(key).lower().replace("_", " "): item for key, item in value.items()}
-        state_values = [values[key] for key in _STATE_KEYS if isinstance(values.get(key), str)]
+        state = _state_of(values)
         name_values = [values[key] for key in _NAME_KEYS if isinstance(values.get(key), str)]
-        if state_values and name_values:
-            yield f"{name_values[0]}: {state_values[0]}"
+        if state and (name_values or len(values) == 1):
+            yield ": ".join([*name_values[:1], state])
             return
         if {"from", "to"} <= values.keys():
             rest = " ".join(str(item) for key, item in values.items() if key not in ("from", "to"))
@@ -56,6 +80,7 @@ def _phrases(value: Any) -> Iterator[str]:
             yield from _phrases(answers[0])  # not its explanation
             return
         for key, item in values.items():
+            item = _state_of(item) or item if isinstance(item, dict) else _state(item) or item
             phrases = list(_phrases(item))
             parts = item if isinstance(item, list) else [item]
             if any(isinstance(part, dict | list) for part in parts):

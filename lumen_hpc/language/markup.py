@@ -14,9 +14,13 @@ _PLAIN_SIGNS: dict[int, str] = str.maketrans({
     **dict.fromkeys(_INVISIBLE, ""), **dict.fromkeys(_QUOTES, " "), "\N{HYPHEN}": "-", "\N{NON-BREAKING HYPHEN}": "-",
     "\N{LEFT SINGLE QUOTATION MARK}": "'", "\N{RIGHT SINGLE QUOTATION MARK}": "'", "\N{NO-BREAK SPACE}": " ",
     "\N{FULLWIDTH COMMA}": ", ", "\N{IDEOGRAPHIC COMMA}": ", ", "\N{FULLWIDTH SEMICOLON}": "; ",
-    "\N{UPWARDS ARROW}": " has increased", "\N{DOWNWARDS ARROW}": " has decreased",
+    "\N{VARIATION SELECTOR-16}": "",
     "\N{FULLWIDTH COLON}": ": ", "\N{IDEOGRAPHIC FULL STOP}": ". ", "\N{FULLWIDTH FULL STOP}": ". ",
 })  # fmt: skip
+_UP = "[\N{UPWARDS ARROW}\N{UPWARDS BLACK ARROW}]\ufe0f?"
+_DOWN = "[\N{DOWNWARDS ARROW}\N{DOWNWARDS BLACK ARROW}]\ufe0f?"
+_LEADING_ARROWS = re.compile(rf"^[ *-]*(?:{_UP}|{_DOWN}).*$", re.MULTILINE)
+"""A line whose arrows stand before their findings; elsewhere they stand behind."""
 _OPENING_TAGS = (
     r"<(?:\w+:)?(?:think|thinking|thought|reasoning)\b[^<>]*>|\[THINK\]|\N{WHITE LEFT-POINTING TRIANGLE}think"
     r"\N{WHITE RIGHT-POINTING TRIANGLE}|<unused94>|<\|begin_of_thought\|>|<\|channel\|>analysis<\|message\|>"
@@ -57,11 +61,15 @@ _CHECK_MARK = re.compile(
 )
 _TICKED_BOX, _UNTICKED_BOX = re.compile(r"\s*(?:[-*+]\s)?\[[xX]\]"), re.compile(r"\s*(?:[-*+]\s)?\[ ?\]")
 HEADING = (
-    r"((?:new|additional|resolved|missing|disappeared|appeared|developed)"
+    r"((?:new|additional|added|resolved|missing|removed|disappeared|appeared|developed)"
     r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)"
 )
 """One group: the heading of a list of findings that are new or resolved."""
 _HEADING_OF_LIST = re.compile(rf"^{HEADING} *:?\n((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)", re.IGNORECASE | re.MULTILINE)
+_IMAGE_COLUMN = re.compile(
+    r"^\s*\|[^|]*\|\W*(?:reference|main)(?: image)?\W*\|\W*(?:reference|main)(?: image)?\W*\|?\s*$", re.IGNORECASE
+)
+"""The head of a table with a column for each of the two images."""
 _NARROWEST_WRAP = 25
 """Fewest characters of the longest line in a text that was wrapped at a width."""
 _LINK_WORDS = (
@@ -90,14 +98,36 @@ def strip_markup(text: str) -> str:
     text = _spell_signs(text)
     if "\\" in text or "$" in text:
         text = _strip_latex(text)
-    text = html.unescape(_TAG.sub(" ", _BLOCK_TAG.sub("\n", text))).translate(_PLAIN_SIGNS)
+    text = html.unescape(_TAG.sub(" ", _BLOCK_TAG.sub("\n", text)))
+    text = _LEADING_ARROWS.sub(lambda line: re.sub(_UP, ". Increased ", re.sub(_DOWN, ". Decreased ", line[0])), text)
+    text = re.sub(_UP, " has increased", re.sub(_DOWN, " has decreased", text)).translate(_PLAIN_SIGNS)
     if "\n" not in text:
         text = text.replace("\\n", "\n").replace("\\t", "\n")
-    lines = text.splitlines()
+    lines = _compare_columns(text.splitlines())
     if any(map(_TICKED_BOX.match, lines)):
         lines = [line for line in lines if not _UNTICKED_BOX.match(line)]
     text = "\n".join(line for line in map(_strip_markdown, lines) if not line.startswith("#"))
     return "\n".join(_rejoin_lines(_HEADING_OF_LIST.sub(_inline_list, text).split("\n"))).strip()
+
+
+def _compare_columns(lines: list[str]) -> list[str]:
+    """A table with a column for each image as lines `edema: absent -> present`; any other lines as they are."""
+    heads = [_IMAGE_COLUMN.search(line) for line in lines]
+    if not any(heads):
+        return lines
+    start = next(at for at, head in enumerate(heads) if head)
+    is_reversed = lines[start].lower().index("main") < lines[start].lower().index("reference")
+    compared = lines[:start]
+    for line in lines[start + 1 :]:
+        cells = [cell.strip(" *") for cell in line.strip().strip("|").split("|")]
+        name, *states = cells
+        if line.lstrip()[:1] != "|" or len(states) < 2:
+            compared.append(line)
+        elif not _HORIZONTAL_RULE.fullmatch(line):
+            before, after = states[1::-1] if is_reversed else states[:2]
+            is_same = before.lower() == after.lower()
+            compared.append(f"{name}: unchanged" if is_same else f"{name}: {before} -> {after}")
+    return compared
 
 
 def _spell_signs(text: str) -> str:

@@ -7,6 +7,7 @@ phrases, and no pattern nests a repetition in another over the same phrases.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -272,7 +273,8 @@ def _unread_marks(before: Sequence[Phrase], after: Sequence[Phrase]) -> Iterator
     """The marks of a clause from the unread phrases before and after it.
 
     `denied` or `doubted`: such a phrase stands right beside it; `-afar`: before a comma and the like. `incomplete`: the
-    next phrase is no joint. `article-follows`: it is `a` or `an`.
+    next phrase is no joint. `article-follows`: it is `a` or `an`. `unread-reference`: the reference image stands before
+    it.
     """
     groups = grammar().groups
     for role, group_after in (("denied", "denied-backwards"), ("doubted", "doubted")):
@@ -281,6 +283,9 @@ def _unread_marks(before: Sequence[Phrase], after: Sequence[Phrase]) -> Iterator
             yield role
         elif positions:
             yield role + "-afar" * any(phrase.plays(*groups["joining"]) for phrase in before[positions[-1] :])
+    beside = itertools.takewhile(lambda phrase: not phrase.plays(*groups["joining"]), reversed(before))
+    if any(phrase.kind == "Ref" for phrase in beside):
+        yield "unread-reference"
     if after and after[0].has("indefinite"):
         yield "article-follows"
     if any(not phrase.plays(*groups["joining"]) for phrase in (*before[-1:], *after[:1])):

@@ -62,8 +62,11 @@ _GENERAL_KNOWLEDGE = re.compile(
 )
 """A sentence of general knowledge, as models like to begin: `Edema refers to fluid in the lungs.`"""
 _CLAUSE_LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|which)\b)", re.IGNORECASE)
+_BUT = re.compile(r", (?:but|however,?|though|although)\b", re.IGNORECASE)
 _ALTHOUGH = re.compile(r"\s*(?:although|though|while|even)\b", re.IGNORECASE)
-_CHANGE_HEADING = re.compile(rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{HEADING}(?:\s*:\s*| - )([^.\n]*)[.]?", re.IGNORECASE)
+_CHANGE_HEADING = re.compile(
+    rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{HEADING}(?:\s*:\s*| - )((?:(?!; *{HEADING}:)[^.\n])*)[.]?", re.IGNORECASE
+)
 _CHANGE_ADJECTIVES = (
     r"(?:new|resolved|worsen(?:ing|ed)|improv(?:ing|ed)|(?:in|de)creas(?:ing|ed)|stable|unchanged|persistent)"
 )
@@ -76,16 +79,32 @@ _NEXT_NOTE = re.compile(
 _SENTENCE_BY_STATE = {
     **dict.fromkeys(("new", "newly seen", "appeared"), "New: {}."),
     **dict.fromkeys(("resolved", "gone", "disappeared", "no longer seen"), "Resolved: {}."),
-    **dict.fromkeys(("present", "yes", "positive", "seen"), "{} is present."),
-    **dict.fromkeys(("absent", "no", "negative", "not seen", "not present"), "There is no {}."),
+    **dict.fromkeys(
+        ("present", "yes", "positive", "seen", "likely", "probable", "definite", "confirmed", "1"), "{} is present."
+    ),
+    **dict.fromkeys(("absent", "no", "negative", "not seen", "not present", "unlikely", "0"), "There is no {}."),
+    **dict.fromkeys(("possible", "suspected", "questionable", "equivocal"), "{} is possible."),
     **dict.fromkeys(("worse", "worsened", "increased"), "{} has worsened."),
     **dict.fromkeys(("better", "improved", "decreased"), "{} has improved."),
     **dict.fromkeys(("unchanged", "stable", "same", "no change"), "{} is unchanged."),
 }
 """State in a note beside a finding → its sentence."""
+_SHORT_QUESTION = re.compile(
+    r"((?:^|[.;,\n]) *)(?:any )?(?!(?:is|are|was|were|does|do|did|has|have|can|what|which|any)\b)([a-z][a-z ]{2,30})"
+    r"\?[ -]*(yes|no)\b",
+    re.IGNORECASE,
+)
+"""`Edema? No.`"""
+_UNCERTAIN_NOTE = re.compile(
+    r"(?:(?<=[.,;\n])|^) *[a-z][a-z' -]{2,40}?(?: ?[:=] ?| ?[(\[])(?:uncertain|unclear|unknown|unsure|indeterminate)\b"
+    r"[)\]]?(?= *(?:[.,;\n]|$))",
+    re.IGNORECASE,
+)
+"""`nodule (uncertain)`"""
 _STATE_WORDS = "|".join(sorted(_SENTENCE_BY_STATE, key=len, reverse=True))
 _STATE_NOTE = re.compile(
-    r"(^|[.,;\n] *|(?<=[.,;\n]) )(?:[-*] )?((?!(?:and|no|new|resolved|yes)\b)[a-z][a-z' -]{2,40}?)"
+    r"(^|[.,;\n] *|(?<=[.,;\n]) )(?:[-*] )?"
+    r"((?!(?:and|no|new|resolved|yes|likely|probably|most|maybe|not)\b)[a-z][a-z' -]{2,40}?)"
     rf"(?: ?[:=\N{{EN DASH}}\N{{EM DASH}}] ?| - | ?[(\[]| (?=(?:yes|no)(?:[.,;\n]|$)))({_STATE_WORDS})\b"
     r"[)\]]?(?= *(?:[.,;\n]|$))[.,;]?",
     re.IGNORECASE,
@@ -103,7 +122,7 @@ def unwrap(text: str) -> str:
     text = _GENERAL_KNOWLEDGE.sub(r"\1", _SECTION_HEADING.sub(r"\1 ", text))
     if text.strip(" .!").lower() in _BOOLEANS:
         return _BOOLEANS[text.strip(" .!").lower()]
-    return _spell_notes(_drop_refusals(text))
+    return _spell_notes(_drop_refusals(_UNCERTAIN_NOTE.sub("", _SHORT_QUESTION.sub(r"\1\2: \3", text))))
 
 
 def _drop_refusals(text: str) -> str:
@@ -116,6 +135,9 @@ def _drop_refusals(text: str) -> str:
             start = max((link.start() for link in _CLAUSE_LINK.finditer(sentence, 0, refusal.start())), default=0)
             comma = sentence.find(",", refusal.end())
             rest = sentence[comma + 1 :] if comma >= 0 and _ALTHOUGH.match(sentence) else "."
+            but = _BUT.search(sentence, refusal.end())
+            if but and not _REFUSAL.search(sentence, but.end()):
+                rest = f". {sentence[but.end() :]}"
             sentence = sentence[:start] + rest
         kept_sentences.append("." if "?" in sentence else sentence)
     return "".join(kept_sentences)
@@ -129,7 +151,7 @@ def _spell_notes(text: str) -> str:
 
 
 def _spell_heading(heading: re.Match[str]) -> str:
-    is_new = bool(re.match(r"new|additional|interval dev|devel|appear", heading[2], re.IGNORECASE))
+    is_new = bool(re.match(r"new|add|interval dev|devel|appear", heading[2], re.IGNORECASE))
     names = ", ".join(name.strip(" -") for name in re.split(r"[;,]", heading[3]) if name.strip(" -"))
     if names.lower() in ("none", "no", "nothing", "n/a", "nil", "none seen", ""):
         return f"{heading[1]}No {'new findings' if is_new else 'findings have resolved'}."

@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from lumen_hpc.data.diff_vqa import LEVELS, Change, GrammarError, LevelChange, parse_difference, parse_findings
+from lumen_hpc.data.diff_vqa import (
+    LEVELS,
+    NO_CHANGE,
+    Change,
+    GrammarError,
+    LevelChange,
+    parse_difference,
+    parse_findings,
+)
 from lumen_hpc.data.short_answers import answer_fault
 from lumen_hpc.language.clauses import ANY, CHANGING
 from lumen_hpc.language.reader import read
@@ -164,6 +172,7 @@ class Reader:
 
         `kind`: the type of the question, `difference` or `prediction`.
         """
+        text = NO_CHANGE if text.strip(" .!").lower() == "nothing" else text
         try:
             change = parse_difference(text)
         except GrammarError:
@@ -175,10 +184,11 @@ class Reader:
         for name, state in states.items():
             if name != ANY or state.status in _UNCHANGED:
                 by_status.setdefault(state.status, []).append(name)
+        levels = [_level_change(name, states[name].levels) for name in by_status.get("level", ())]
         claim = Claim(
             new=tuple(by_status.get("new", ())),
             resolved=tuple(by_status.get("resolved", ())),
-            levels=tuple(_level_change(name, states[name].levels) for name in by_status.get("level", ())),
+            levels=tuple(level for level in levels if level.before != level.after),  # mild on both images
             worse=tuple(by_status.get("up", ())),
             better=tuple(by_status.get("down", ())),
         )

@@ -15,7 +15,7 @@ from lumen_hpc.language.attributes import SIDES
 from lumen_hpc.language.clauses import ANY
 from lumen_hpc.language.facts import check
 from lumen_hpc.language.findings import State
-from lumen_hpc.language.reader import places_in, read
+from lumen_hpc.language.reader import Facts, places_in, read
 from lumen_hpc.language.unwrapping import unwrap
 from lumen_hpc.language.words import canonical_name, knows
 from lumen_hpc.metrics.change import PRESENT, Reader, reader_name
@@ -33,27 +33,44 @@ _ANSWERING_STATES = PRESENT | {"absent", "resolved"}
 _GENERAL_STATES = ("present", "new", "absent", "resolved")
 """States that count for a finding without a name: stable contours are no abnormality."""
 _ANY_ABNORMALITY = "is there evidence of any abnormalities in this image?"
-_YES = frozenset({"yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true"})
-_NO = frozenset({"no", "n", "nope", "nah", "negative", "absent", "incorrect", "false"})
+_YES = frozenset({
+    "yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true", "probably",
+    "likely yes", "probably yes", "most likely", "\N{WHITE HEAVY CHECK MARK}", "\N{CHECK MARK}", "\N{HEAVY CHECK MARK}",
+})  # fmt: skip
+_NO = frozenset({
+    "no", "n", "nope", "nah", "negative", "absent", "incorrect", "false", "probably not", "not likely", "likely not",
+    "most likely not", "likely no", "probably no", "\N{CROSS MARK}", "\N{BALLOT X}", "\N{HEAVY BALLOT X}",
+})  # fmt: skip
 """Words that alone are an answer."""
 _WHOLE_ANSWERS = (
     ("abnormalities", "no", r"(?:an? )?(?:normal|unremarkable)(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
     ("abnormalities", "no", r"no (?:acute )?(?:cardiopulmonary |cardiothoracic )?(?:process|disease|abnormality)"),
-    ("abnormalities", "yes", r"(?:an? )?abnormal(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
+    (
+        "abnormalities",
+        "yes",
+        r"(?:it is )?not normal|(?:an? )?abnormal(?: (?:chest|study|radiograph|image|x-ray|exam))*",
+    ),
     (
         "is there",
         "no",
-        r"(?:(?:it|this) is )?(?:not|none|nothing) (?:is )?(?:seen|present|visible|evident|identified|there)|none",
+        r"(?:(?:it|this) is )?(?:not|none|nothing) (?:is )?(?:seen|present|visible|evident|identified|detected|there)"
+        r"|none",
     ),
     ("is there", "no", r"(?:it|this) is (?:absent|unlikely)|unlikely|there is none|there is(?: not|n't)"),
     ("is there", "no", r"(?:there is )?no (?:evidence|sign)(?: of (?:it|this|that))?"),
     ("is there", "yes", r"there is(?: evidence(?: of (?:it|this|that))?)?"),
-    ("is there", "yes", r"(?:it|this) is (?:seen|present|visible|evident|identified|there|likely)|likely"),
+    (
+        "is there",
+        "yes",
+        r"(?:(?:it|this) is )?(?:seen|present|visible|evident|identified|detected|likely)|(?:it|this) is there",
+    ),
     ("is there", "yes", r"(?:only )?(?:an? )?(?:trace|minimal|mild|small|moderate|large|severe)(?: one| amount)?"),
     ("bilateral", "yes", r"(?:on )?both sides|bilateral(?:ly)?"),
-    ("bilateral", "no", r"unilateral(?:ly)?|(?:only )?(?:on )?(?:the )?(?:left|right|one)(?: side)?(?: only)?"),
+    ("bilateral", "no", r"unilateral(?:ly)?|(?:only )?(?:on )?(?:the )?(?:left|right|one)(?:[ -]sided?)?(?: only)?"),
 )
 """(word of the template, reply, whole answer): answers that name nothing of the question."""
+_OF_A_KIND = re.compile(r"\b(?:acute|active|new|focal|significant|change)\b", re.IGNORECASE)
+"""What limits a denial of every abnormality to some."""
 _CONCLUSION = re.compile(r"\b(yes|no)[^\w,/]*(?=$|[.;!\n])|(?:^|[.;!\n])\W*(yes|no)\W*(?=$|[,.;:!\n])", re.IGNORECASE)
 """Yes or no at either end of a sentence: `Based on the image, yes.`"""
 
@@ -117,9 +134,18 @@ def polarity(kind: str, question: str, answer: str) -> str | None:
         claims = [claim for claim in replies if claim is not None]
     if claims:
         return "yes" if any(claims) else "no"
+    if finding and finding not in facts.findings and _denies_all(facts, answer):
+        return "no"
     conclusions = {reply.lower() for groups in _CONCLUSION.findall(answer) for reply in groups if reply}
     nothing_else = not facts.findings and not facts.views and len(conclusions) == 1
     return facts.lead or (conclusions.pop() if nothing_else else None)
+
+
+def _denies_all(facts: Facts, answer: str) -> bool:
+    """True for `The image is normal.`, which denies every finding; `no acute process` and clear lungs do not."""
+    general = facts.findings.get(ANY)
+    says_normal = general is not None and general.status == "absent"
+    return says_normal and not (facts.partial or facts.places or facts.unread or _OF_A_KIND.search(answer))
 
 
 def listed_findings(reader: Reader, answer: str) -> set[str] | None:

@@ -227,6 +227,12 @@ UNCLAIMED = (
     "This is not the edema but atelectasis.",
 )
 """Of none does the lenient reading say that there is an edema but the first two."""
+ONE_SIDED = (
+    "The difference is that the main image shows edema.",
+    "The difference is that the reference image shows edema.",
+    "The reference image shows increased edema.",
+)
+"""Of these the lenient reading says that the edema is new, that it has resolved, and nothing about change."""
 
 
 def test_every_mark_holds_in_some_sentence(monkeypatch):
@@ -246,6 +252,8 @@ def test_every_mark_holds_in_some_sentence(monkeypatch):
         read.__wrapped__(text, "presence", lenient=True)
     for text in ("The main image no longer shows edema.", "The main image is missing edema."):
         read.__wrapped__(text, "prediction", lenient=True)
+    for text in ONE_SIDED:
+        read.__wrapped__(text, "difference", lenient=True)
     names = {name for table in parsing.grammar().marks.values() for name, *_ in table}
     doubtful = {*parsing.doubts(names), "-> unclear"}  # one sentence that needs it is enough
     lines = {line for table in parsing.grammar().marks.values() for line in table if line[0] not in doubtful}
@@ -304,6 +312,7 @@ LENIENT = [
     ("The reference image was normal. There is edema.", None),
     ("Edema is seen on the main image but not on the reference image.", {("new", "edema")}),
     ("Edema is seen on the reference image but not on the main image.", {("resolved", "edema")}),
+    *zip(ONE_SIDED, ({("new", "edema")}, {("resolved", "edema")}, None), strict=True),
     ("N/C", set()),
     ("NC.", set()),
     ("No more edema", {("resolved", "edema")}),
