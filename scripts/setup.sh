@@ -15,7 +15,13 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$expected" ]; then
 fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
   || { echo "setup: $("$python" --version) is too old, lumen_hpc needs 3.11 or newer (set PYTHON=...)" >&2; exit 2; }
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv" \
+if [ -e "$venv" ] && [ ! -e "$stamp" ]; then  # perhaps the one for GPUs, whose jobs run: two builds of vllm do not mix
+  echo "setup: $venv was made by something else; move it away, or make VENV=FOLDER makes another" >&2
+  exit 2
+fi
+mkdir -p "$venv"
+: > "$stamp"  # ours, and not ready
+[ -x "$venv/bin/pip" ] || "$python" -m venv "$venv" \
   || { echo "setup: no venv module; on Debian: apt-get install python3-venv" >&2; exit 2; }
 echo "environment: installing into $venv (about 2 minutes and 4 GB)"
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"; }
