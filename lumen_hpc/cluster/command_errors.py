@@ -74,8 +74,8 @@ def _is_own(error: ImportError) -> bool:
 def _missing_package(error: ImportError) -> str:
     old = f", and it is Python {sys.version.split()[0]}, not 3.11 or newer" * (sys.version_info < OLDEST)
     return (
-        f"{sys.executable} lacks a package that this command needs ({error}){old}; `make setup` makes an environment: "
-        "then .venv/bin/python launch.py …"
+        f"{sys.executable} lacks a package that this command needs ({error}){old}; activate the environment that was "
+        "made for it, or `make setup` makes one for CPUs: then .venv/bin/python launch.py …"
     )
 
 

@@ -66,6 +66,7 @@ def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = Fal
         return 0
     if dry_run:
         return _show(settings, cache, console)
+    _require_packages(settings)
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -83,6 +84,20 @@ def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = Fal
     if not failed_models and not failed_experts:
         console.print("every weight that these settings name is in place")
     return 1 if failed_models or failed_experts else 0
+
+
+def _require_packages(settings: Settings) -> None:
+    """Raises UserError in a login node's environment, before anything is said of a network."""
+    try:
+        import huggingface_hub  # noqa: F401
+
+        if settings.experts.model == "xrv":
+            from lumen_hpc.experts import xrv_weights  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"stage=fetch needs the packages of the stages here ({error}); pip install '.[gpu]' in the checkout, or "
+            "dry_run=true lists what to copy where"
+        ) from None
 
 
 def _show(settings: Settings, cache: Path, console: Console) -> int:
@@ -139,11 +154,7 @@ def _fetch_model(need: RequiredModel, notes: dict[str, dict], cache: Path, conso
 
 def _fetch_experts(settings: Settings, cache: Path, console: Console) -> list[str]:
     """TorchXRayVision's weights; what could not be fetched, a line each."""
-    try:
-        from lumen_hpc.experts import xrv_weights
-    except ImportError as error:
-        raise UserError(
-            f"stage=fetch needs the packages of the stages here ({error}); pip install 'lumen_hpc[cpu]'"
-        ) from None
+    from lumen_hpc.experts import xrv_weights
+
     folder = locate_experts(settings.experts.weights, cache)
     return xrv_weights.fetch(settings.experts, folder, console.print)

@@ -48,6 +48,7 @@ def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[Check
         yield from _check_folder(run.folder, ROOM_GB[run.settings.data.source])
     yield from ready.models(run.settings, run.profile, stages)
     yield from ready.containers(run.profile)
+    yield from ready.packages(run.settings, run.profile)
     yield from ready.setup(run.profile)
     yield from import_cost.check(run.profile)
     yield from ready.sizes(run.settings, stages)

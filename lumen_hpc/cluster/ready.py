@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,6 +249,19 @@ def containers(profile: Profile) -> Iterator[CheckResult]:
         outer = Path(mount.split(":")[0])
         if "$" not in mount and not on_nodes_only(outer, profile) and not outer.exists():
             yield CheckResult("bad", f"profile.container.mounts: {outer}: not there", "its path, or profile.node_paths")
+
+
+def packages(settings: Settings, profile: Profile) -> Iterator[CheckResult]:
+    """What this Python, which the jobs run where they have no container, lacks; modules or setup lines may bring it."""
+    names = ["torch", "transformers", "deepspeed"]
+    names += ["vllm"] * any(engine.kind == "vllm" for engine in settings.engines().values())
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing and profile.container.kind == "none":
+        yield CheckResult(
+            "warn",
+            f"{sys.executable}, which the jobs run, lacks {', '.join(missing)}",
+            "pip install '.[gpu]' in the checkout, unless profile.modules or profile.setup bring them",
+        )
 
 
 def setup(profile: Profile) -> Iterator[CheckResult]:

@@ -28,7 +28,11 @@ FIXES: Sequence[tuple[str, str]] = (
     (r"no progress for", "the task hung; see its stacks in the log, then profile.stuck_after_s or train.stuck_after"),
     (r"NCCL|gloo|Connection (refused|reset)|rendezvous", "a node or its network; rerun, bad nodes are left out"),
     (r"marshal data", "bytecode that a full disk cut off, which the same command removes"),
-    (r"No module named|ImportError", "the environment of the jobs: profile.modules, profile.setup or the container"),
+    (
+        r"No module named|ImportError",
+        "the environment of the jobs, which run the Python that submitted them (pip install '.[gpu]' in the checkout): "
+        "profile.modules, profile.setup or the container",
+    ),
     (r"Permission denied|Read-only file system", "access rights of the file named; of a cache, profile.scratch"),
     (r"a line of the setup|command not found", "that line of the profile, or the node's environment"),
     (r"\*\*\* JOB \d+ ON \S+ CANCELLED", "Slurm ended it, or somebody did; the same command goes on"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -248,7 +249,24 @@ def test_python_without_the_packages_says_which_command_sets_them_up() -> None:
     for words in ([], ["stage=full"]):
         done = subprocess.run([sys.executable, "-S", "launch.py", *words], cwd=root, capture_output=True, text=True)
         (line,) = done.stderr.strip().splitlines()
-        assert done.returncode == 2 and "`make setup` makes an environment" in line and not done.stdout
+        assert done.returncode == 2 and "`make setup` makes one for CPUs" in line and not done.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "stage=fetch"])
+def test_an_environment_without_the_stages_packages_is_named_before_any_job_or_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, command: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else find(name, *rest))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    words = [command, "profile=local", "recipe=lumen", "run=r", f"runs={tmp_path}", f"profile.cache={tmp_path / 'c'}"]
+    assert launch.main(words) == 2
+    shown = capsys.readouterr()
+    if command == "check":
+        assert f"warn {sys.executable}, which the jobs run, lacks vllm\n     fix: pip install '.[gpu]'" in shown.out
+    else:
+        assert "needs the packages of the stages here (" in shown.err and "pip install '.[gpu]'" in shown.err
+        assert "not fetched" not in shown.out and not (tmp_path / "c").exists()
 
 
 def test_images_that_cannot_fit_a_sample_are_refused() -> None:
