@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_NAME_KEYS, _STATE_KEYS = ("finding", "abnormality", "name"), ("status", "change", "state", "present", "presence")
+_NAME_KEYS = ("finding", "abnormality", "name", "label")
+_STATE_KEYS = ("status", "change", "state", "present", "presence", "probability")
 """Keys of an object about one finding."""
 _TRAILING_COMMA = re.compile(r",(?=\s*[}\]])")
 """The comma after the last item: JSON does not allow it, models write it."""
@@ -72,14 +73,18 @@ def _phrases(value: Any) -> Iterator[str]:
         if state and (name_values or len(values) == 1):
             yield ": ".join([*name_values[:1], state])
             return
-        if {"from", "to"} <= values.keys():
-            rest = " ".join(str(item) for key, item in values.items() if key not in ("from", "to"))
-            yield f"{rest} has changed from {values['from']} to {values['to']}"
-            return
+        for before, after in (("from", "to"), ("before", "after")):
+            if {before, after} <= values.keys():
+                rest = " ".join(str(item) for key, item in values.items() if key not in (before, after))
+                yield f"{rest} has changed from {values[before]} to {values[after]}"
+                return
         if answers := [values[key] for key in _ANSWER_KEYS if values.get(key) is not None]:
             yield from _phrases(answers[0])  # not its explanation
             return
         for key, item in values.items():
+            if isinstance(item, dict) and item.keys() == {"reference", "main"}:
+                yield f"{key}: {item['reference']} -> {item['main']}"
+                continue
             item = _state_of(item) or item if isinstance(item, dict) else _state(item) or item
             phrases = list(_phrases(item))
             parts = item if isinstance(item, list) else [item]

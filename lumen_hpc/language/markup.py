@@ -66,10 +66,21 @@ HEADING = (
 )
 """One group: the heading of a list of findings that are new or resolved."""
 _HEADING_OF_LIST = re.compile(rf"^{HEADING} *:?\n((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)", re.IGNORECASE | re.MULTILINE)
+_LISTED = rf"((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)"
+_IMAGE_OF_LIST = re.compile(
+    rf"^((?:the )?(?:reference|main)(?: image)?(?: findings)?) *:\n{_LISTED}", re.IGNORECASE | re.MULTILINE
+)
+_DENIAL_OF_LIST = re.compile(
+    rf"^([^:\n]*\b(?:no|not|without|negatives?|absent)\b[^:.\n]*):\n{_LISTED}", re.IGNORECASE | re.MULTILINE
+)
+"""`No evidence of:` above a list."""
 _IMAGE_COLUMN = re.compile(
     r"^\s*\|[^|]*\|\W*(?:reference|main)(?: image)?\W*\|\W*(?:reference|main)(?: image)?\W*\|?\s*$", re.IGNORECASE
 )
 """The head of a table with a column for each of the two images."""
+_MARKED_CELLS = dict.fromkeys("\N{CHECK MARK}\N{HEAVY CHECK MARK}\N{WHITE HEAVY CHECK MARK}+", "yes") | dict.fromkeys(
+    "\N{BALLOT X}\N{HEAVY BALLOT X}\N{CROSS MARK}-\N{MINUS SIGN}", "no"
+)
 _NARROWEST_WRAP = 25
 """Fewest characters of the longest line in a text that was wrapped at a width."""
 _LINK_WORDS = (
@@ -107,7 +118,8 @@ def strip_markup(text: str) -> str:
     if any(map(_TICKED_BOX.match, lines)):
         lines = [line for line in lines if not _UNTICKED_BOX.match(line)]
     text = "\n".join(line for line in map(_strip_markdown, lines) if not line.startswith("#"))
-    return "\n".join(_rejoin_lines(_HEADING_OF_LIST.sub(_inline_list, text).split("\n"))).strip()
+    text = _IMAGE_OF_LIST.sub(_inline_list, _HEADING_OF_LIST.sub(_inline_list, text))
+    return "\n".join(_rejoin_lines(_DENIAL_OF_LIST.sub(_inline_denials, text).split("\n"))).strip()
 
 
 def _compare_columns(lines: list[str]) -> list[str]:
@@ -152,6 +164,13 @@ def _inline_list(heading: re.Match[str]) -> str:
     return f"{heading[1]}: {', '.join(items)}.\n"
 
 
+def _inline_denials(heading: re.Match[str]) -> str:
+    """A denial and the list below it, in one line: `No evidence of effusion or nodule.`"""
+    items = (_BULLET.sub("", line, count=1).rstrip(" .") for line in heading[2].split("\n") if line)
+    is_label = re.fullmatch(r"(?:absent|negatives?|not (?:seen|present))(?: findings)?", heading[1], re.IGNORECASE)
+    return f"{'There is no' if is_label else heading[1]} {' or '.join(items)}.\n"
+
+
 def _strip_markdown(line: str) -> str:
     """A line without the marks of Markdown: headings, quotes, emphasis, checks, and the bars of a table."""
     line = re.sub(r"^\s*(?:>\s?)+", "", line).strip()
@@ -161,7 +180,7 @@ def _strip_markdown(line: str) -> str:
     if _HORIZONTAL_RULE.fullmatch(line):
         return ""
     if line.startswith("|"):
-        head, *rest = [cell.strip() for cell in line.strip("|").split("|")]
+        head, *rest = [_MARKED_CELLS.get(cell.strip(), cell.strip()) for cell in line.strip("|").split("|")]
         line = f"{head}: {', '.join(rest)}." if rest else head
     line = re.sub(r"(?<=[a-z])_(?=[a-z])", " ", line, flags=re.IGNORECASE)
     return _spell_arrows(line) if _ARROW.search(line) else line

@@ -20,7 +20,7 @@ _OPTION_LETTER = re.compile(r"\s*(?:\([A-D]\)|[A-D][.)])\s*(?=(?:yes|no)\b)", re
 _ANSWER_ADJECTIVES = "(?:(?:the|my|final|short|correct|right|best) )*"
 _LABEL = re.compile(
     rf"\s*(?:(?:{_ANSWER_ADJECTIVES}(?:answer|response|output|result|option|choice)|assistant|a) *(?:[:\n]|- )"
-    rf"|{_ANSWER_ADJECTIVES}(?:answer|option|choice) is\b:?|i(?:'d| would) (?:say|answer)\b:?"
+    rf"|{_ANSWER_ADJECTIVES}(?:answer|option|choice) is\b:?|i(?:'d| would) (?:say|answer|lean towards?)\b:?"
     r"|(?:sure|certainly|of course|okay|ok)[!,.]|it(?:'s| is) an? (?=(?:yes|no)\b)"
     r"|here(?: is|'s) (?:the|my) [a-z ]{1,20}:)\s*",
     re.IGNORECASE,
@@ -80,9 +80,12 @@ _SENTENCE_BY_STATE = {
     **dict.fromkeys(("new", "newly seen", "appeared"), "New: {}."),
     **dict.fromkeys(("resolved", "gone", "disappeared", "no longer seen"), "Resolved: {}."),
     **dict.fromkeys(
-        ("present", "yes", "positive", "seen", "likely", "probable", "definite", "confirmed", "1"), "{} is present."
+        ("present", "yes", "positive", "seen", "likely", "probable", "definite", "confirmed", "true", "y", "1"),
+        "{} is present.",
     ),
-    **dict.fromkeys(("absent", "no", "negative", "not seen", "not present", "unlikely", "0"), "There is no {}."),
+    **dict.fromkeys(
+        ("absent", "no", "negative", "not seen", "not present", "unlikely", "false", "n", "0"), "There is no {}."
+    ),
     **dict.fromkeys(("possible", "suspected", "questionable", "equivocal"), "{} is possible."),
     **dict.fromkeys(("worse", "worsened", "increased"), "{} has worsened."),
     **dict.fromkeys(("better", "improved", "decreased"), "{} has improved."),
@@ -95,9 +98,12 @@ _SHORT_QUESTION = re.compile(
     re.IGNORECASE,
 )
 """`Edema? No.`"""
+_QUERY = re.compile(r"((?:^|[,;.\n]) *)\?(?=[a-z])", re.IGNORECASE)
+"""`?edema`"""
+_CONFIDENCE = re.compile(r" *\(?\bconfidence(?: level)?:? *\d[\d.]* ?%?\)?", re.IGNORECASE)
 _UNCERTAIN_NOTE = re.compile(
-    r"(?:(?<=[.,;\n])|^) *[a-z][a-z' -]{2,40}?(?: ?[:=] ?| ?[(\[])(?:uncertain|unclear|unknown|unsure|indeterminate)\b"
-    r"[)\]]?(?= *(?:[.,;\n]|$))",
+    r"(?:(?<=[.,;\n])|^) *[a-z][a-z' -]{2,40}?(?: ?[:=] ?| ?[(\[])"
+    r"(?:uncertain|unclear|unknown|unsure|indeterminate|n/a|\?)(?!\w)[)\]]?(?= *(?:[.,;\n]|$))",
     re.IGNORECASE,
 )
 """`nodule (uncertain)`"""
@@ -106,7 +112,7 @@ _STATE_NOTE = re.compile(
     r"(^|[.,;\n] *|(?<=[.,;\n]) )(?:[-*] )?"
     r"((?!(?:and|no|new|resolved|yes|likely|probably|most|maybe|not)\b)[a-z][a-z' -]{2,40}?)"
     rf"(?: ?[:=\N{{EN DASH}}\N{{EM DASH}}] ?| - | ?[(\[]| (?=(?:yes|no)(?:[.,;\n]|$)))({_STATE_WORDS})\b"
-    r"[)\]]?(?= *(?:[.,;\n]|$))[.,;]?",
+    r"[)\]]?(?= *(?:[,;\n]|\.(?!\d)|$))[.,;]?",
     re.IGNORECASE,
 )
 
@@ -122,6 +128,7 @@ def unwrap(text: str) -> str:
     text = _GENERAL_KNOWLEDGE.sub(r"\1", _SECTION_HEADING.sub(r"\1 ", text))
     if text.strip(" .!").lower() in _BOOLEANS:
         return _BOOLEANS[text.strip(" .!").lower()]
+    text = _CONFIDENCE.sub("", _QUERY.sub(r"\1possible ", text))
     return _spell_notes(_drop_refusals(_UNCERTAIN_NOTE.sub("", _SHORT_QUESTION.sub(r"\1\2: \3", text))))
 
 

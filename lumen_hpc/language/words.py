@@ -71,17 +71,37 @@ _DENIED_FINDING = re.compile(
 """`not edema`, `It is not edema`, `pneumonia rather than edema` and `edema absent`, at the end of a clause."""
 
 
+_PROBABILITY = re.compile(
+    r"((?:^|[,;.\n]) *(?:[-*] )?)([a-z]+(?: [a-z]+)?)(?: ?[:=(] ?| )(\d{1,3}(?:\.\d+)?|\.\d+) ?(%?)\)?"
+    r"(?= *(?:[,;\n]|\. |\.?$))",
+    re.IGNORECASE,
+)
+"""`edema: 0.93`, `effusion 2%`"""
+
+
 def tidy(text: str) -> str:
     """A text as plain sentences for the lenient reading."""
-    plain_text = _DENIED_FINDING.sub(_spell_denial, unwrap(text)[:MOST_CHARACTERS])
+    plain_text = _PROBABILITY.sub(_spell_probability, unwrap(text)[:MOST_CHARACTERS])
+    plain_text = _DENIED_FINDING.sub(_spell_denial, plain_text)
     return _respell("notes", f"\n{plain_text}").lstrip(" .")
 
 
 def _spell_denial(denial: re.Match[str]) -> str:
     """A denial of one finding as a sentence of its own; of anything else as it stands."""
-    name_words = words(denial[1] or denial[2])
-    is_finding = len(name_words) == 1 and "finding" in name_words[0].roles
-    return f" . There is no {name_words[0].text} " if is_finding else denial[0]
+    name = _only_finding(denial[1] or denial[2])
+    return f" . There is no {name} " if name else denial[0]
+
+
+def _spell_probability(note: re.Match[str]) -> str:
+    """A finding with a probability of at least a half as present, with a lower one as absent."""
+    name, share = _only_finding(note[2]), float(note[3]) / (100 if note[4] else 1)
+    return note[0] if not name or share > 1 else f"{note[1]}{name} is {'present' if share >= 0.5 else 'absent'} . "
+
+
+def _only_finding(text: str) -> str:
+    """The finding that a text consists of; empty for any other text."""
+    name_words = words(text)
+    return name_words[0].text if len(name_words) == 1 and "finding" in name_words[0].roles else ""
 
 
 def _respell(table: str, text: str) -> str:

@@ -35,11 +35,14 @@ _GENERAL_STATES = ("present", "new", "absent", "resolved")
 _ANY_ABNORMALITY = "is there evidence of any abnormalities in this image?"
 _YES = frozenset({
     "yes", "y", "yeah", "yep", "yup", "affirmative", "positive", "present", "correct", "indeed", "true", "probably",
-    "likely yes", "probably yes", "most likely", "\N{WHITE HEAVY CHECK MARK}", "\N{CHECK MARK}", "\N{HEAVY CHECK MARK}",
+    "likely yes", "probably yes", "most likely", "definitely", "certainly", "absolutely",
+    "\N{WHITE HEAVY CHECK MARK}", "\N{CHECK MARK}", "\N{HEAVY CHECK MARK}",
 })  # fmt: skip
 _NO = frozenset({
     "no", "n", "nope", "nah", "negative", "absent", "incorrect", "false", "probably not", "not likely", "likely not",
-    "most likely not", "likely no", "probably no", "\N{CROSS MARK}", "\N{BALLOT X}", "\N{HEAVY BALLOT X}",
+    "likely no", "probably no", "most likely not", "definitely not", "certainly not", "absolutely not", "not really",
+    "not that i can see", "no there isn't", "that's not the case",
+    "\N{CROSS MARK}", "\N{BALLOT X}", "\N{HEAVY BALLOT X}",
 })  # fmt: skip
 """Words that alone are an answer."""
 _WHOLE_ANSWERS = (
@@ -73,6 +76,8 @@ _OF_A_KIND = re.compile(r"\b(?:acute|active|new|focal|significant|change)\b", re
 """What limits a denial of every abnormality to some."""
 _CONCLUSION = re.compile(r"\b(yes|no)[^\w,/]*(?=$|[.;!\n])|(?:^|[.;!\n])\W*(yes|no)\W*(?=$|[,.;:!\n])", re.IGNORECASE)
 """Yes or no at either end of a sentence: `Based on the image, yes.`"""
+_FINAL_WORD = re.compile(r"[.;!\n]\s*(?:(?:so|thus|therefore|hence)[,:]?\s*)?(yes|no)\W*$", re.IGNORECASE)
+"""Yes or no as the last sentence: `The angle is blunted. Yes.`"""
 
 
 def first_yes_no(answer: str) -> str | None:
@@ -123,6 +128,7 @@ def polarity(kind: str, question: str, answer: str) -> str | None:
     if kind == "view":
         asked_view = "PA" if "PA" in parsed.template else "AP"
         claims = [there == (view == asked_view) for view, there in facts.views.items() if there or view == asked_view]
+        claims = [] if facts.views.get("AP") and facts.views.get("PA") else claims  # it is either AP or PA
     else:
         if finding is None:
             states = [it for name, it in facts.findings.items() if name != ANY or it.status in _GENERAL_STATES]
@@ -138,7 +144,9 @@ def polarity(kind: str, question: str, answer: str) -> str | None:
         return "no"
     conclusions = {reply.lower() for groups in _CONCLUSION.findall(answer) for reply in groups if reply}
     nothing_else = not facts.findings and not facts.views and len(conclusions) == 1
-    return facts.lead or (conclusions.pop() if nothing_else else None)
+    if nothing_else or not (final := _FINAL_WORD.search(answer)) or finding in facts.findings:
+        return facts.lead or (conclusions.pop() if nothing_else else None)
+    return facts.lead or final[1].lower()
 
 
 def _denies_all(facts: Facts, answer: str) -> bool:
