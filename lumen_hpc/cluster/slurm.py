@@ -64,6 +64,16 @@ class Unreachable(UserError):
     advice = "try again once it answers (scontrol ping), on a login node"
 
 
+class FullQueue(Unreachable):
+    """The controller answers, and takes no further job now; sbatch tries for two minutes."""
+
+    advice = (
+        "the cluster holds as many jobs as it may (MaxJobCount of scontrol show config): try again when some have "
+        "ended, or submit fewer tasks (profile.resources.KIND.tasks) or one stage at a time"
+    )
+
+
+FULL_QUEUE_MESSAGE = re.compile("temporarily unable to accept job|job queue full", re.IGNORECASE)
 UNREACHABLE_MESSAGE = re.compile(
     "Unable to contact slurm controller|timed out|Zero Bytes were transmitted|Connection (refused|reset)|"
     "Transport endpoint|Unexpected message received|No route to host|Network is unreachable|standby mode|"
@@ -156,8 +166,11 @@ def _ask(words: tuple[str, ...], timeout: float, own_session: bool) -> tuple[str
         raise (UserError if lasting else Unreachable)(
             f"{words[0]} could not be started ({error.strerror}){hint}"
         ) from None
-    except subprocess.TimeoutExpired:
-        raise Unreachable(f"{words[0]} did not answer within {timeout:.0f} s: is the Slurm controller up?") from None
+    except subprocess.TimeoutExpired as error:
+        message = " ".join(_plain(error.stderr or b"").split())
+        failure = FullQueue if FULL_QUEUE_MESSAGE.search(message) else Unreachable
+        cause = message or "is the Slurm controller up?"
+        raise failure(f"{words[0]} did not answer within {timeout:.0f} s: {cause}") from None
     if process.returncode:
         message = " ".join((_plain(error_output).strip() or _plain(output).strip()).split())
         if not message:  # it was killed, or died, before it could say anything; Slurm may have taken what it sent

@@ -177,7 +177,7 @@ def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> Us
         if not isinstance(error, slurm.Unreachable):
             return UserError(f"{error}; {outcome}")
         late_job = "a job that Slurm took all the same does no work, and the same command cancels it"
-        return slurm.Unreachable(f"{error}; {outcome}; {late_job}")
+        return type(error)(f"{error}; {outcome}; {late_job}")
     reason = reasons.explain(str(error))  # Slurm's name of a limit, where it begins with one
     if reason and not reason.starts:
         explanation = f"{reason.meaning}: {reason.fix}"

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,9 +27,10 @@ from lumen_hpc.cluster import (
     slurm,
     status,
     status_table,
+    submit,
 )
 from lumen_hpc.cluster.accounting import Accounting
-from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage
+from lumen_hpc.cluster.stage import Pipeline, Run, Shard, Stage, Step
 from lumen_hpc.config import config_file
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
@@ -478,3 +480,33 @@ def test_people_are_told_what_a_command_waits_for(capsys: pytest.CaptureFixture)
     assert slurm._read_output(SimpleNamespace(communicate=communicate), "squeue", 60) == (b"found", b"")
     assert capsys.readouterr().err == "lumen: waiting for squeue …\n"
     assert waits == [slurm.NOTICE_DELAY_S, 60 - slurm.NOTICE_DELAY_S]
+
+
+@pytest.mark.parametrize(
+    ("message", "cause", "fix"),
+    [
+        ("", "is the Slurm controller up?", "scontrol ping"),
+        ("sbatch: error: some trouble", "sbatch: error: some trouble", "scontrol ping"),
+        (
+            "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
+            "Slurm temporarily unable to accept job",
+            "MaxJobCount",
+        ),
+    ],
+)
+def test_what_a_command_said_before_its_time_was_over_is_told(
+    fake: Path, monkeypatch: pytest.MonkeyPatch, message: str, cause: str, fix: str
+):
+    (fake / "bin" / "sbatch").write_text(f"#!/bin/sh\n[ -z '{message}' ] || echo '{message}' >&2\nexec sleep 600\n")
+    monkeypatch.setattr(slurm, "ANSWER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(slurm, "NOTICE_DELAY_S", 0.2)
+    with pytest.raises(slurm.Unreachable, match=re.escape(cause)) as caught:
+        slurm.submit(fake / "script.sh")
+    assert fix in caught.value.advice
+
+
+def test_a_submission_to_a_full_queue_does_not_blame_the_controller():
+    step = Step(Stage(name="squares", paper="", about="", resources="gpu", settings=()))
+    error = submit._refusal(Profile(), step, slurm.FullQueue("sbatch did not answer"), "nothing was submitted")
+    assert "nothing was submitted" in str(error)
+    assert "MaxJobCount" in error.advice
