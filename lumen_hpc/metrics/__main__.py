@@ -24,8 +24,7 @@ try:
     import numpy as np
 except ModuleNotFoundError as missing:  # a login node's environment
     print(
-        f"error: {sys.executable} lacks a package that scores need ({missing}); pip install 'lumen_hpc[metrics]', or "
-        "'.[metrics]' in a checkout",
+        f"error: {sys.executable} lacks a package that scores need ({missing}); pip install '.[metrics]' in a checkout",
         file=sys.stderr,
     )
     sys.exit(2)

@@ -445,7 +445,7 @@ def test_an_environment_without_numpy_is_told_which_extra_it_lacks(tmp_path):
     (tmp_path / "numpy.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\", name='numpy')")
     done = command(["a", "b"], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"})
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "(No module named 'numpy'); pip install 'lumen_hpc[metrics]'" in done.stderr
+    assert "(No module named 'numpy'); pip install '.[metrics]' in a checkout" in done.stderr
 
 
 def test_a_dash_is_standard_input(files):
