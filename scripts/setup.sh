@@ -15,8 +15,8 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$expected" ]; then
 fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
   || { echo "setup: $("$python" --version) is too old, lumen_hpc needs 3.11 or newer (set PYTHON=...)" >&2; exit 2; }
-if [ -e "$venv" ] && [ ! -e "$stamp" ]; then  # perhaps the one for GPUs, whose jobs run: two builds of vllm do not mix
-  echo "setup: $venv was made by something else; move it away, or make VENV=FOLDER makes another" >&2
+if compgen -G "$venv/lib/python*/site-packages/vllm-[0-9]*" >/dev/null; then  # pip would mix the files of two builds
+  echo "setup: $venv has vllm for GPUs, and this would install that for CPUs over it; make VENV=FOLDER makes another" >&2
   exit 2
 fi
 mkdir -p "$venv"

