@@ -65,8 +65,9 @@ HEADING = (
     r"(?: (?:findings?|abnormalit(?:y|ies)|changes?))?)"
 )
 """One group: the heading of a list of findings that are new or resolved."""
-_HEADING_OF_LIST = re.compile(rf"^{HEADING} *:?\n((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)", re.IGNORECASE | re.MULTILINE)
 _LISTED = rf"((?:{_BULLET.pattern}.*(?:\n|\Z)|\n)+)"
+"""One group: the lines of a list."""
+_HEADING_OF_LIST = re.compile(rf"^{HEADING} *:?\n{_LISTED}", re.IGNORECASE | re.MULTILINE)
 _IMAGE_OF_LIST = re.compile(
     rf"^((?:the )?(?:reference|main)(?: image)?(?: findings)?) *:\n{_LISTED}", re.IGNORECASE | re.MULTILINE
 )
@@ -158,17 +159,20 @@ def _strip_latex(text: str) -> str:
     return _LATEX_ITEM.sub("\n- ", _FORMULA_MARK.sub(" ", text)).replace("\\%", "%").strip()
 
 
+def _items(lines: str) -> list[str]:
+    """The items of a list, without their bullets."""
+    return [_BULLET.sub("", line, count=1).rstrip(" .") for line in lines.split("\n") if line]
+
+
 def _inline_list(heading: re.Match[str]) -> str:
-    """A heading of new or resolved findings and the list below it, in one line."""
-    items = (_BULLET.sub("", line, count=1).rstrip(" .") for line in heading[2].split("\n") if line)
-    return f"{heading[1]}: {', '.join(items)}.\n"
+    """A heading of new or resolved findings, or of an image, and the list below it, in one line."""
+    return f"{heading[1]}: {', '.join(_items(heading[2]))}.\n"
 
 
 def _inline_denials(heading: re.Match[str]) -> str:
     """A denial and the list below it, in one line: `No evidence of effusion or nodule.`"""
-    items = (_BULLET.sub("", line, count=1).rstrip(" .") for line in heading[2].split("\n") if line)
     is_label = re.fullmatch(r"(?:absent|negatives?|not (?:seen|present))(?: findings)?", heading[1], re.IGNORECASE)
-    return f"{'There is no' if is_label else heading[1]} {' or '.join(items)}.\n"
+    return f"{'There is no' if is_label else heading[1]} {' or '.join(_items(heading[2]))}.\n"
 
 
 def _strip_markdown(line: str) -> str:

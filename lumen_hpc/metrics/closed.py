@@ -144,9 +144,10 @@ def polarity(kind: str, question: str, answer: str) -> str | None:
         return "no"
     conclusions = {reply.lower() for groups in _CONCLUSION.findall(answer) for reply in groups if reply}
     nothing_else = not facts.findings and not facts.views and len(conclusions) == 1
-    if nothing_else or not (final := _FINAL_WORD.search(answer)) or finding in facts.findings:
-        return facts.lead or (conclusions.pop() if nothing_else else None)
-    return facts.lead or final[1].lower()
+    if facts.lead or nothing_else:
+        return facts.lead or conclusions.pop()
+    final_word = _FINAL_WORD.search(answer)
+    return final_word[1].lower() if final_word and finding not in facts.findings else None
 
 
 def _denies_all(facts: Facts, answer: str) -> bool:
