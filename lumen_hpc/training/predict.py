@@ -32,14 +32,13 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
-def open_model(folder: Path, *, base: Path | None = None, run: Path | None = None) -> nvila.NVILA:
+def open_model(folder: Path, *, run: Path | None = None) -> nvila.NVILA:
     """NVILA from a folder in the official layout, or from a training checkpoint (`…/checkpoints/step-000400`).
 
-    A checkpoint holds only weights; its configuration and tokenizer come from `base`, by default the base that it
-    records. The dtype is bfloat16 on a GPU, elsewhere the stored one. Weights that the first GPU cannot hold are spread
-    over all GPUs, main memory and disk (nvila/placement.py). Checkpoints are pickles: they are read only below the
-    folder `run`, from files of this user that match their hashes, and only weights and plain values are unpickled.
-    Raises UserError for others.
+    A checkpoint holds only weights; its configuration and tokenizer come from the base that it records. The dtype is
+    bfloat16 on a GPU, elsewhere the stored one. Weights that the first GPU cannot hold are spread over all GPUs, main
+    memory and disk (nvila/placement.py). Checkpoints are pickles: they are read only below the folder `run`, from files
+    of this user that match their hashes, and only weights and plain values are unpickled. Raises UserError for others.
     """
     on_gpu = torch.cuda.is_available()
     dtype, device = (torch.bfloat16, "cuda") if on_gpu else (None, "cpu")
@@ -50,9 +49,9 @@ def open_model(folder: Path, *, base: Path | None = None, run: Path | None = Non
     from lumen_hpc.training.checkpointing import verified_state
 
     state = verified_state(folder)
-    base = base or Path(state["base"])
+    base = Path(state["base"])
     if not base.is_dir():
-        raise UserError(f"{folder} was trained from {base}, which does not exist; give its folder as train.base")
+        raise UserError(f"{folder} was trained from {base}, which does not exist: put that model back there")
     model = nvila.load(base, dtype=dtype, device=device)
     model.config = model.config.with_prompt_form(PromptForm.trained())
     with weights_only():

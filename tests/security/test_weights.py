@@ -112,6 +112,12 @@ def test_a_checkpoint_that_was_changed_after_it_was_written_is_not_opened(checkp
         open_model(checkpoint, run=tmp_path / "run")
 
 
+def test_a_checkpoint_whose_base_was_removed_names_the_base(checkpoint, tmp_path):
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(UserError, match=f"was trained from {tmp_path / 'base'}.*put that model back there"):
+        open_model(checkpoint, run=tmp_path / "run")
+
+
 def test_deepspeeds_optimizer_files_run_no_code(checkpoint, witness, tmp_path):
     torch.save({"optimizer_state_dict": Payload(witness)}, checkpoint / "deepspeed" / "zero_pp_rank_0_optim_states.pt")
     with pytest.raises(Exception, match=r"(?i)weights.only|not found|zero"):
