@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
+# .venv holds all that is used; a cluster's modules put packages of another Python before it.
+unexport PYTHONPATH PYTHONHOME
 # Tests start hundreds of processes, which read compiled modules where they may write them.
 unexport PYTHONDONTWRITEBYTECODE
 

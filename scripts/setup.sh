@@ -8,6 +8,8 @@ venv=${1:-.venv}
 lock=requirements/cpu.lock
 python=${PYTHON:-python3}
 stamp=$venv/.lumen-ready
+unset PYTHONPATH PYTHONHOME  # a cluster's modules set them: builds would import numpy of another Python
+export PIP_USER=0  # a pip.conf may ask for installs into the home, which pip refuses in an environment
 expected=$(cat "$lock" pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$expected" ]; then
   echo "environment: $venv is ready, nothing to install"

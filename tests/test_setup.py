@@ -27,6 +27,7 @@ def _interpreter(file: Path, fails_at: str = "nothing") -> Path:
     file.write_text(
         f"""#!/usr/bin/env bash
 echo "$*" >> "{file.parent}/calls"
+echo "${{PYTHONPATH-}}${{PYTHONHOME-}}${{PIP_USER-}}" >> "{file.parent}/environment"
 if [ "$1 $2" = "-m venv" ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi
 case "$*" in *"{fails_at}"*) exit 1 ;; esac
 if [ "$1 $2" = "-m venv" ]; then cp "$0" "$3/bin/pip"; fi
@@ -36,10 +37,10 @@ if [ "$1 $2" = "-m venv" ]; then cp "$0" "$3/bin/pip"; fi
     return file
 
 
-def _setup(checkout: Path, python: Path) -> subprocess.CompletedProcess:
+def _setup(checkout: Path, python: Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        ["bash", "scripts/setup.sh"], cwd=checkout, env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)},
-        capture_output=True, text=True,
+        ["bash", "scripts/setup.sh"], cwd=checkout,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python), **environment}, capture_output=True, text=True,
     )  # fmt: skip
 
 
@@ -74,3 +75,10 @@ def test_an_environment_without_pip_is_completed(checkout):
     assert "python3-venv" in _setup(checkout, python).stderr
     assert _setup(checkout, _interpreter(python)).returncode == 0
     assert (checkout / ".venv/bin/pip").exists()
+
+
+def test_a_shells_packages_and_pips_user_installs_stay_out_of_it(checkout):
+    python = _interpreter(checkout / "bin/python")
+    assert _setup(checkout, python, PYTHONPATH="/x", PYTHONHOME="/y", PIP_USER="1").returncode == 0
+    seen = set((checkout / "bin/environment").read_text().split())
+    assert seen == {"0"}, "pip builds packages with what the shell's PYTHONPATH holds"
