@@ -53,6 +53,15 @@ def test_wilcoxon_of_thirteen_pairs_is_exact():
     assert wilcoxon(x, np.zeros(13)).p == pytest.approx(2 * min(tails), rel=1e-12)
 
 
+@pytest.mark.parametrize("pairs", [13, 60])
+def test_differences_that_are_equal_but_for_rounding_tie(pairs):
+    before, after = np.random.default_rng(pairs).integers(0, 8, (2, pairs))
+    x, y = after / 10, before / 10  # 0.3 - 0.1 is not 0.5 - 0.3
+    assert len(set(abs(x - y))) > len(set(abs(after - before)))
+    assert wilcoxon(x, y) == wilcoxon(after, before)
+    assert wilcoxon(x, y).p == pytest.approx(stats.wilcoxon(after - before).pvalue, rel=1e-12)
+
+
 @pytest.mark.parametrize("values", [[1.0], [0.0] * 7, [0.3, 0.9, 0.1] * 50, []])
 def test_all_equal_inputs_have_p_one(values):
     test = wilcoxon(values, values)
