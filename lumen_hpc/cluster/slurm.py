@@ -346,12 +346,24 @@ def one_cluster() -> tuple[str, ...]:
     return (f"--clusters={match[1]}",) if match and "SLURM_CLUSTERS" not in os.environ else ()
 
 
-def requeue(job: str) -> None:
-    """Puts a running job back into the queue, from within it."""
+def requeue(job: str) -> str:
+    """Puts a running job back into the queue, from within it; what goes on with its work.
+
+    Slurm would take back a cancelled job too. Whatever ends a job, its state is COMPLETING meanwhile: a preemption has
+    its time, the time limit is a reason, and what Slurm itself queues again has one restart more.
+    """
     try:
+        record = ask("scontrol", "show", "job", job)
+        if re.search(r"JobState=\S*(COMPLETING|CANCELLED)", record):
+            restarts = re.search(r"Restarts=(\d+)", record)
+            if restarts and int(restarts[1]) > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+                return "Slurm queues it again"
+            if not re.search(r"PreemptTime=\d|Reason=TimeLimit", record):
+                return "it was cancelled, and nothing goes on by itself"
         ask("scontrol", "requeue", job)
     except UserError as error:
-        print(f"not queued again, the same command goes on: {error}", flush=True)
+        return f"it could not be queued again ({error}): the same command goes on"
+    return "Slurm queues it again"
 
 
 def task_ids(job: str, count: int) -> list[str]:

@@ -115,21 +115,22 @@ def _configure_logging() -> None:
 
 def _exit_interrupted(run: Run, step: Step, job: str, reason: str) -> NoReturn:
     """Ends a task with work left, and says what continues it; with `profile.requeue` the same job."""
-    continuation = "Slurm queues it again" if run.profile.requeue else "a successor goes on"
+    continuation = "a successor goes on"
     if not step.stage.successors(run.settings):
         continuation = "nothing goes on by itself"
+    elif run.profile.requeue and job:
+        continuation = _requeue(run, step.name, job)
     print(f"{step.name}: {reason}; {continuation}", flush=True)
-    if run.profile.requeue and job:
-        _requeue(run, step.name, job)
     sys.exit(EXIT_INTERRUPTED)
 
 
-def _requeue(run: Run, step_name: str, job: str) -> None:
-    """Queues this job again; in a container, which has no scontrol, its batch script does (sbatch.REQUEUE)."""
+def _requeue(run: Run, step_name: str, job: str) -> str:
+    """Queues this job again; in a container, which has no scontrol, its batch script does (sbatch.REQUEUE), which a
+    cancellation ends."""
     if run.profile.container.kind == "none":
-        slurm.requeue(job)
-    else:
-        (run.folder / step_name / "logs" / f"{job}.requeue").touch()
+        return slurm.requeue(job)
+    (run.folder / step_name / "logs" / f"{job}.requeue").touch()
+    return "Slurm queues it again"
 
 
 def _use_scratch(setting: str) -> None:

@@ -231,6 +231,16 @@ def test_a_site_that_requeues_interrupted_tasks_instead_of_queueing_successors(
     assert run.begun() == run.ends(), "a task asked to stop should finish its current shard"
 
 
+def test_a_cancelled_run_is_not_requeued_by_its_own_tasks(site: Site) -> None:
+    run = begin_and_hold_all(site, "recalled", "profile.requeue=true")
+    site.launch("cancel", "run=recalled")
+    site.wait(lambda: run.reported("asked"), 60, "a task to be asked to stop")
+    release(run)  # Slurm leaves them two seconds
+    site.wait(lambda: not site.jobs("recalled"), 20, "the queue to be empty")  # a requeued one stays longer
+    logs = "".join(path.read_text() for path in run.folder.glob("squares/logs/*"))
+    assert logs.count("it was cancelled, and nothing goes on by itself") == run.events("squares").count("interrupted")
+
+
 INSIDE = """\
 #!/bin/sh
 # Stands in for apptainer: `exec --nv IMAGE python …` in a world without Slurm's commands.

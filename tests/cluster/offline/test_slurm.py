@@ -48,6 +48,27 @@ def _queue(fake: Path, jobs: list[dict], user: int | None = None, reason: str = 
     (fake / "queue").write_text("\n".join(lines))
 
 
+@pytest.mark.parametrize(
+    ("record", "restarts", "requeued", "continuation"),
+    [  # as Slurm 22.05 describes a job of that end while its script still runs
+        ("JobState=RUNNING Reason=None Restarts=0", "0", True, "Slurm queues it again"),
+        ("JobState=COMPLETING Reason=TimeLimit Restarts=0", "0", True, "Slurm queues it again"),
+        ("JobState=COMPLETING Reason=None Restarts=0 PreemptTime=2026-11-30T08:24", "0", True, "Slurm queues it again"),
+        ("JobState=COMPLETING Reason=None Restarts=3", "2", False, "Slurm queues it again"),  # an administrator did
+        ("JobState=COMPLETING Reason=None Restarts=2 PreemptTime=None", "2", False, "it was cancelled"),
+        ("JobState=CANCELLED,COMPLETING Reason=None Restarts=0", "0", False, "it was cancelled"),
+    ],
+)
+def test_a_job_queues_itself_again_unless_it_was_cancelled_or_slurm_did_it(
+    monkeypatch, record: str, restarts: str, requeued: bool, continuation: str
+):
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(slurm, "ask", lambda *words: asked.append(words) or record)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+    assert slurm.requeue("7_1").startswith(continuation)
+    assert (("scontrol", "requeue", "7_1") in asked) is requeued
+
+
 def test_hidden_partitions_are_seen(fake: Path):
     slurm.queue()
     assert "-a" in (fake / "asked").read_text().split()
