@@ -122,7 +122,8 @@ class NVILAConfig:
     @property
     def aspect(self) -> str:
         """`resize`, `dynamic` or `dynamic_s2`."""
-        return self.root.get("image_aspect_ratio") or "resize"
+        value = self.root.get("image_aspect_ratio")
+        return "resize" if value is None else value
 
     @property
     def s2(self) -> bool:

@@ -17,6 +17,7 @@ def _changed(config: NVILAConfig, **root) -> NVILAConfig:
     "root, message",
     [
         ({"image_aspect_ratio": "pad"}, "image_aspect_ratio='pad'"),
+        ({"image_aspect_ratio": []}, r"image_aspect_ratio=\[\]"),
         ({"chat_template": "vicuna"}, "chat_template='vicuna'"),
         ({"s2_scales": "448,900"}, "s2_scales='448,900'"),
         ({"dynamic_s2": False}, "needs dynamic_s2=true"),
