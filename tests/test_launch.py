@@ -135,6 +135,19 @@ def test_a_path_that_no_file_system_takes_is_a_line(tmp_path, word):
     assert done.stderr.splitlines()[-1].endswith("x: File name too long; give another path")
 
 
+@pytest.mark.parametrize("name", ["code", "prepare"])
+def test_a_folder_of_the_run_that_is_a_link_to_nowhere_is_named(tmp_path, name):
+    """Such as a step's folder that was moved to a scratch disk, which was emptied since."""
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / name).symlink_to("/no/such/scratch")
+    done = _launch(tmp_path, "stage=prepare", "run=r", f"runs={tmp_path}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"lumen: {tmp_path}/r/{name} is a link to /no/such/scratch, which is not there, where a folder belongs: "
+        "restore it, or move it away"
+    )
+
+
 HEAVY = {"torch", "transformers", "numpy", "pandas", "scipy", "PIL", "deepspeed", "submitit"}
 
 

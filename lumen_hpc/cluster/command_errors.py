@@ -43,6 +43,8 @@ def exit_code(error: BaseException, workplace: Workplace) -> int:
         message = "interrupted" + "; finished shards are kept; the same command continues" * workplace.writes
     elif isinstance(error, ImportError) and not _is_own(error):
         message = _missing_package(error)
+    elif isinstance(error, FileExistsError) and error.filename and not os.path.isdir(error.filename):
+        message = _no_folder(str(error.filename))
     elif isinstance(error, OSError) and error.errno in FIXES and (error.filename or workplace.folder):
         message = _disk(error, workplace)
     elif isinstance(error, RuntimeError) and "home directory" in str(error):  # pathlib's, of a path with ~
@@ -77,6 +79,11 @@ def _missing_package(error: ImportError) -> str:
         f"{sys.executable} lacks a package that this command needs ({error}){old}; activate the environment that was "
         "made for it, or `make setup` makes one for CPUs: then .venv/bin/python launch.py …"
     )
+
+
+def _no_folder(path: str) -> str:
+    target = f"a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else "no folder"
+    return f"{path} is {target}, where a folder belongs: restore it, or move it away"
 
 
 def _disk(error: OSError, workplace: Workplace) -> str:
