@@ -105,9 +105,22 @@ def _only_finding(text: str) -> str:
 
 
 def _respell(table: str, text: str) -> str:
-    for pattern, spelling in vocabulary()[table].items():
-        text = re.sub(pattern, spelling, text)
+    for pattern, spelling in _respellings(table):
+        text = pattern.sub(spelling, text)
     return text
+
+
+@cache
+def _respellings(table: str) -> list[tuple[re.Pattern[str], str]]:
+    """(pattern, spelling) of each row of `spelling` or `notes`; those of notes are read in either case, by lines."""
+    flags = re.IGNORECASE | re.MULTILINE if table == "notes" else re.NOFLAG
+    return [(re.compile(_expand_pieces(pattern), flags), spelling) for pattern, spelling in vocabulary()[table].items()]
+
+
+def _expand_pieces(pattern: str) -> str:
+    """A pattern of notes with its pieces in full."""
+    pieces = vocabulary()["pieces"]
+    return re.sub(r"\{([a-z_]+)\}", lambda name: f"(?:{_expand_pieces(pieces[name[1]])})", pattern)
 
 
 @lru_cache(maxsize=64)

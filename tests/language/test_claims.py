@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lumen_hpc.language.words import vocabulary
 from lumen_hpc.metrics.change import Reader, facts
 from lumen_hpc.metrics.closed import polarity
 
@@ -148,6 +149,27 @@ def test_a_definition_claims_nothing():
 def test_an_answer_in_short_notes_claims_its_change(text, claimed):
     change = Reader([]).change(text)
     assert change is not None and facts(change) == claimed
+
+
+@pytest.mark.parametrize(
+    "text, claimed",
+    [
+        ("The reference image shows less edema.", {("level", "edema", "worse")}),
+        ("The edema is milder in the reference image than in the main image.", {("level", "edema", "worse")}),
+        ("Edema has slightly progressed.", {("level", "edema", "worse")}),
+        ("The level of edema has changed from mild to none.", {("resolved", "edema")}),
+        ("NC", set()),
+    ],
+)
+def test_a_change_is_read_from_either_image_and_in_any_degree(text, claimed):
+    change = Reader([]).change(text)
+    assert change is not None and facts(change) == claimed
+
+
+def test_every_piece_of_the_notes_stands_in_a_pattern():
+    table = vocabulary()
+    patterns = [*table["notes"], *table["pieces"].values()]
+    assert [name for name in table["pieces"] if not any(f"{{{name}}}" in pattern for pattern in patterns)] == []
 
 
 def test_nothing_new_but_a_finding_is_no_claim_that_nothing_has_changed():
