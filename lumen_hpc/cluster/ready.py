@@ -204,15 +204,23 @@ def models(settings: Settings, profile: Profile, stages: Collection[str] | None 
     if settings.train.base != "tiny" and loads("train", "predict"):
         yield _weights("train.base", settings.train.base, profile)
     folder = locate_experts(settings.experts.weights, profile.cache)
-    is_checked = settings.experts.model == "xrv" and loads("experts") and not on_nodes_only(folder, profile)
-    if is_checked and (not folder.is_dir() or not any(folder.iterdir())):
-        fix = "python launch.py stage=fetch, on a node with internet"
-        yield CheckResult("bad", f"experts.weights: no weights in {folder}", fix)
+    if settings.experts.model == "xrv" and loads("experts") and not on_nodes_only(folder, profile):
+        yield from _experts(settings, folder)
     for key, engine in settings.engines().items():
         if engine.in_task and loads(key.split(".")[0]):
             yield _weights(f"{key}.model", engine.model, profile)
         elif engine.kind == "server" and not engine.endpoint and loads(key.split(".")[0]):
             yield CheckResult("bad", f"{key}.kind=server without {key}.endpoint", f"{key}.endpoint=http://HOST:PORT/v1")
+
+
+def _experts(settings: Settings, folder: Path) -> Iterator[CheckResult]:
+    """By the number of files alone: only TorchXRayVision knows their names, and it imports torch."""
+    names = [*settings.experts.pathologies, *settings.experts.extra]
+    files = [file for file in folder.iterdir() if file.suffix != ".json"] if folder.is_dir() else []
+    if len(files) < len(names):
+        number = f"{len(files)} of the {len(names)} files of {', '.join(names)}" if files else "no weights"
+        fix = "python launch.py stage=fetch, on a node with internet"
+        yield CheckResult("bad", f"experts.weights: {number} in {folder}", fix)
 
 
 def _weights(key: str, name: str, profile: Profile) -> CheckResult:

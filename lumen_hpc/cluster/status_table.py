@@ -107,6 +107,6 @@ def _details(item: StepStatus) -> list[str]:
     lines += [f"{item.step}: {line}" for line in (*item.waits, *item.notes)]
     for kind in item.failures:
         where = f" on {', '.join(kind['nodes'])}" if kind.get("nodes") else ""
-        lines += [f"{item.step}: {kind['count']}x {kind['error']}{where}", f"   fix: {kind['fix']}"]
+        lines += [f"{item.step}: {kind['count']}x{where}: {kind['error']}", f"   fix: {kind['fix']}"]
         lines += [f"   log: {kind['log']}"] if kind.get("log") else []
     return lines

@@ -63,6 +63,18 @@ def test_it_is_refused_before_anything_is_created(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_some_of_the_experts_weights_are_not_enough(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("densenet.pt", "age.pt", "fetched.json"):
+        (tmp_path / name).write_text("{}")
+    words = ["profile=local", "recipe=demo", "stage=full", "experts.model=xrv", f"experts.weights={tmp_path}"]
+    place = [f"runs={tmp_path / 'runs'}", "run=r"]
+    assert launch.main([*words, *place]) == 2
+    assert f"2 of the 4 files of densenet121-res224-all, age, race, view in {tmp_path}" in capsys.readouterr().err
+    assert launch.main([*words, *place, "experts.extra=[view]", "dry_run=true"]) == 0
+    assert "experts.weights" not in capsys.readouterr().out
+
+
+
 def test_a_variable_that_is_not_set_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -24,7 +24,7 @@ def test_the_row_of_a_failed_step_says_what_to_do_first(run: Run) -> None:
     status_table.show(run, [FAILED, StepStatus("evaluate", "waiting", 0, 1)], console)
     (row,) = [line for line in console.file.getvalue().splitlines() if "│ failed" in line]  # type: ignore[attr-defined]
     assert "predict-lumen" in row and "more memory" in row
-    assert "3x OutOfMemoryError: x on n1" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "3x on n1: OutOfMemoryError: x" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_narrow_terminal_shows_every_word(
