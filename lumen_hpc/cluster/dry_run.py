@@ -45,7 +45,8 @@ def show(
             console.print(f"{item.step.name}: {warning}", soft_wrap=True)
         if item.step.stage.resources == "train" and item.step.model and item.missing_shards:
             if found := estimate.training(run, item.step.model, measured_progress=item.progress):
-                console.print(f"{item.step.name}: {found}", soft_wrap=True)
+                condition = "" if item.resources.gpus else "the profile asks for no GPU; on one: "
+                console.print(f"{item.step.name}: {condition}{found}", soft_wrap=True)
             if warning := estimate.idle_warning(run, item.step.model):
                 console.print(f"{item.step.name}: {warning}", soft_wrap=True)
             if item.progress:

@@ -59,7 +59,6 @@ def test_a_measured_shard_replaces_the_work_and_leaves_the_loading(run: Run, sta
 
 def test_a_training_s_own_steps_replace_the_estimate_in_plan_dry_run_and_status(run: Run):
     run.settings.predict.models = ["lumen"]
-    run.profile.resources["train"] = Resources(gpus=4)
     stage = replace(train.STAGE, after=())
     pipeline = Pipeline((stage,), lambda *_: "")
     request = Request(stage="train", run="run", settings=run.settings, profile=run.profile)
@@ -71,6 +70,9 @@ def test_a_training_s_own_steps_replace_the_estimate_in_plan_dry_run_and_status(
         dry_run.show(request, pipeline, run, plans, {}, console)
         return console.file.getvalue(), plans[0], status.read(run, [stage])[0]
 
+    run.profile.resources["train"] = Resources(gpus=0)
+    assert "train-lumen: the profile asks for no GPU; on one: 1" in shown()[0]
+    run.profile.resources["train"] = Resources(gpus=4)
     before, planned, state = shown()
     assert "MFU 0.34 (measured on one H200, 2026-11-28" in before and "~" in before and not state.progress
     folder = run.folder / "train-lumen"

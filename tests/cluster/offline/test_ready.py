@@ -74,7 +74,6 @@ def test_some_of_the_experts_weights_are_not_enough(tmp_path: Path, capsys: pyte
     assert "experts.weights" not in capsys.readouterr().out
 
 
-
 def test_a_variable_that_is_not_set_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
