@@ -19,8 +19,11 @@ _REQUIRED_KEYS = {"llm": ("hidden_size",), "vision_tower": ("hidden_size", "imag
 """What is read here from the parts' `config.json`; transformers reads the rest."""
 _MAX_SIZES = {
     "llm": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "num_attention_heads": 1 << 10, "vocab_size": 1 << 22},
-    "vision_tower": {"hidden_size": 1 << 16, "num_hidden_layers": 512, "image_size": 4096, "patch_size": 512},
-}
+    "vision_tower": {
+        "hidden_size": 1 << 16, "num_hidden_layers": 512, "num_attention_heads": 1 << 10,
+        "image_size": 4096, "patch_size": 512,
+    },
+}  # fmt: skip
 """Limits far above every published model's sizes: larger ones would only fill memory or never end."""
 _MODEL_TYPES = {"llm": "qwen2", "vision_tower": "siglip_vision_model"}
 """The parts' `model_type`."""
@@ -75,7 +78,7 @@ def _check_root(root: Values, parts: Mapping[str, Values]) -> None:
 def _check_llm(llm: Values) -> None:
     for key, limit in (("rope_theta", 1e12), ("model_max_length", 1 << 24), ("max_position_embeddings", 1 << 24)):
         value = llm.get(key)
-        if isinstance(value, int | float) and not 0 < value <= limit:
+        if isinstance(value, int | float) and (isinstance(value, bool) or not 0 < value <= limit):
             raise UserError(f"{key}={json.dumps(value)} in llm/config.json: it takes a number from 1 to {limit:.0g}")
     is_tied = llm.get("tie_word_embeddings", False)
     if not isinstance(is_tied, bool):

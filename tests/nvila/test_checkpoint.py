@@ -251,6 +251,7 @@ def test_paths_in_the_root_config_are_saved_as_configurations(saved, tmp_path):
         ("llm/config.json", {"torch_dtype": "float99"}, 'torch_dtype="float99" in llm/config.json'),
         ("llm/config.json", {"pad_token_id": 99999}, "no model can be built"),
         ("vision_tower/config.json", {"patch_size": 0}, "patch_size=0 in vision_tower/config.json"),
+        ("vision_tower/config.json", {"num_attention_heads": -1}, "num_attention_heads=-1 in vision_tower/config.json"),
         ("vision_tower/config.json", {"num_attention_heads": 7}, "no model can be built .*num_heads"),
         ("vision_tower/config.json", {"layer_norm_eps": "1e-6"}, "no model can be built .*layer_norm_eps"),
         (
@@ -267,6 +268,7 @@ def test_paths_in_the_root_config_are_saved_as_configurations(saved, tmp_path):
         ),
         ("config.json", {"mm_vision_select_layer": -99}, "mm_vision_select_layer=-99 in config.json"),
         ("llm/config.json", {"layer_types": ["sliding_attention"] * 4}, "layer_types in llm/config.json"),
+        ("llm/config.json", {"rope_theta": True}, "rope_theta=true in llm/config.json"),
         ("llm/config.json", {"rope_theta": 0}, "rope_theta=0 in llm/config.json"),
         ("llm/config.json", {"rope_theta": -1e6}, "rope_theta=-1000000.0 in llm/config.json"),
         ("llm/config.json", {"rope_theta": float("nan")}, r"llm/config.json cannot be read as json: NaN is no number"),
