@@ -129,9 +129,16 @@ def _queued_tasks(run: Run) -> tuple[dict[str, list[_PackTask]], dict[str, list[
     return pack_tasks, gates
 
 
-def _resubmitted_shards(tasks: list[_PackTask]) -> set[int]:
-    """Shards whose first tasks have not started; a finished one among them may change because its input does."""
-    return {shard for task in tasks if task.link == 0 and task.job.state == "PENDING" for shard in task.shards}
+def _resubmitted_shards(folder: Path, tasks: list[_PackTask]) -> set[int]:
+    """Shards whose first tasks never started; a finished one among them may change because its input does.
+
+    A task that began and was queued again has its input: what it finished counts.
+    """
+    pending_tasks = [task for task in tasks if task.link == 0 and task.job.state == "PENDING"]
+    if not pending_tasks:
+        return set()
+    begun_packs = {(row["chain"], row["pack"]) for row in manifest.read(folder / "attempts.jsonl")}
+    return {shard for task in pending_tasks if task.pack not in begun_packs for shard in task.shards}
 
 
 def _active_jobs(tasks: list[_PackTask], missing: Collection[int]) -> list[slurm.Job]:
@@ -161,7 +168,7 @@ class _Jobs:
 def _step_status(run: Run, step: Step, all_steps: list[Step], run_jobs: _Jobs) -> StepStatus:
     step_status, missing = _count_shards(run, step, all_steps)
     folder, tasks = run.folder / step.name, run_jobs.tasks.get(step.name, [])
-    if resubmitted := _resubmitted_shards(tasks) - set(missing):
+    if resubmitted := _resubmitted_shards(folder, tasks) - set(missing):
         missing = sorted({*missing, *resubmitted})
         step_status.done -= len(resubmitted)
     active_jobs = _active_jobs(tasks, missing)
@@ -178,9 +185,10 @@ def _step_status(run: Run, step: Step, all_steps: list[Step], run_jobs: _Jobs) -
         step_status.state = "running"
         step_status.eta_seconds = _eta_seconds(folder, len(missing) / step_status.running, progress)
         step_status.waits = _pending_reasons(run, step, [job for job in active_jobs if job.state not in RUNNING_STATES])
-        if suspended := sum(job.state in ("SUSPENDED", "STOPPED") for job in active_jobs):
+        if suspended_ids := [job.id for job in active_jobs if job.state in ("SUSPENDED", "STOPPED")]:
             step_status.waits.append(
-                f"{suspended} task(s) suspended, as for jobs of others; fix: wait, or scontrol resume JOB"
+                f"{len(suspended_ids)} task(s) suspended, as for jobs of others; fix: wait, or an administrator's "
+                f"scontrol resume {_comma_separated_jobs(suspended_ids)}"
             )
     elif active_jobs and all(job.never_starts for job in active_jobs):
         step_status.state = "stuck"
@@ -276,10 +284,15 @@ def _pending_reasons(run: Run, step: Step, jobs: list[slurm.Job]) -> list[str]:
     for reason in dict.fromkeys(job.reason for job in jobs):
         if explanation := reasons.explain(reason):
             ids = [job.id for job in jobs if job.reason == reason]
-            fix = explanation.fix.replace("JOB", ",".join(dict.fromkeys(id_.split("_")[0] for id_ in ids)))
+            fix = explanation.fix.replace("JOB", _comma_separated_jobs(ids))
             consequence = ""
             if not explanation.starts:
                 consequence = ", and cannot start as submitted"
                 fix = f"python launch.py cancel stage={step.name} {run.arguments}, then submit again with: {fix}"
             lines.append(f"{len(ids)} task(s) pending ({reason}): {explanation.meaning}{consequence}; fix: {fix}")
     return lines
+
+
+def _comma_separated_jobs(task_ids: list[str]) -> str:
+    """The jobs and arrays of these tasks, each once."""
+    return ",".join(dict.fromkeys(id_.split("_")[0] for id_ in task_ids))

@@ -13,7 +13,19 @@ import pytest
 
 import launch
 from lumen_hpc import files
-from lumen_hpc.cluster import accounting, attempts, gate, graph, live, partitions, preflight, slurm, status, worker
+from lumen_hpc.cluster import (
+    accounting,
+    attempts,
+    gate,
+    graph,
+    live,
+    manifest,
+    partitions,
+    preflight,
+    slurm,
+    status,
+    worker,
+)
 from lumen_hpc.cluster.stage import Run, Stage
 from lumen_hpc.config import profile as profiles
 from lumen_hpc.config.request import Request
@@ -176,6 +188,23 @@ def test_a_job_that_holds_nodes_runs_and_a_suspended_one_says_so(
     shown = status.read(run, stages)[0]
     assert (shown.state, shown.running) == ("running", 1)
     assert ("suspended" in " ".join(shown.waits)) == (state in ("SUSPENDED", "STOPPED"))
+
+
+def test_what_a_requeued_task_has_finished_counts_as_done(fake: Path, request_here: Request, stages: list[Stage]):
+    run, submitted = submit_chain(request_here, stages)
+    steps = graph.steps(stages, run.settings)
+    array = next(job for job in submitted if len(job["packs"]) > 1)
+    for step in steps:
+        if step.name == array["step"]:
+            finish(run, step, steps, shards=[0])
+            break
+        finish(run, step, steps)
+    row = {"pack": 0, "attempt": 1, "event": "interrupted", "chain": "0001", "job": f"{array['id']}_0", "node": "n1"}
+    manifest.append(run.folder / array["step"] / "attempts.jsonl", row)
+    ids = [(f"{array['id']}_{position}", array["name"]) for position in range(len(array["packs"]))]
+    (fake / "queue").write_text("\n".join(f"{id_}|PENDING|BeginTime||N/A|{os.getuid()}|{name}" for id_, name in ids))
+    (shown,) = [item for item in status.read(run, stages) if item.step == array["step"]]
+    assert (shown.done, shown.queued) == (1, len(array["packs"]))
 
 
 @pytest.mark.parametrize(
