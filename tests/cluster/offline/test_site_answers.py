@@ -204,7 +204,7 @@ def test_what_a_requeued_task_has_finished_counts_as_done(fake: Path, request_he
     ids = [(f"{array['id']}_{position}", array["name"]) for position in range(len(array["packs"]))]
     (fake / "queue").write_text("\n".join(f"{id_}|PENDING|BeginTime||N/A|{os.getuid()}|{name}" for id_, name in ids))
     (shown,) = [item for item in status.read(run, stages) if item.step == array["step"]]
-    assert (shown.done, shown.queued) == (1, len(array["packs"]))
+    assert shown.done == 1
 
 
 @pytest.mark.parametrize(
