@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+
+FAILED_MOUNT = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO)
+"""Errors of a file system that does not answer: its files are not missing."""
 
 
 class UserError(ValueError):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import launch
-from lumen_hpc.cluster import commands, sweep
+from lumen_hpc.cluster import command_errors, commands, sweep
 from lumen_hpc.cluster.environment import EXACT_NAMES
 from lumen_hpc.config import config_file
 from lumen_hpc.config.resolve import resolve
@@ -146,6 +146,14 @@ def test_a_folder_of_the_run_that_is_a_link_to_nowhere_is_named(tmp_path, name):
         f"lumen: {tmp_path}/r/{name} is a link to /no/such/scratch, which is not there, where a folder belongs: "
         "restore it, or move it away"
     )
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENOTCONN])
+def test_a_mount_that_has_failed_is_a_line_with_its_path(capsys, number):
+    error = OSError(number, os.strerror(number), "/mnt/lab/cache")
+    assert command_errors.exit_code(error, command_errors.Workplace()) == 2
+    line = f"lumen: /mnt/lab/cache: {os.strerror(number)}; its file system does not answer: have it mounted again"
+    assert capsys.readouterr().err.startswith(line)
 
 
 HEAVY = {"torch", "transformers", "numpy", "pandas", "scipy", "PIL", "deepspeed", "submitit"}

@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from lumen_hpc.errors import UserError
+from lumen_hpc.errors import FAILED_MOUNT, UserError
 from lumen_hpc.plain_text import visible
 
 OLDEST = (3, 11)
@@ -21,6 +21,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 FIXES = {
     **dict.fromkeys(PATH_ERRORS, "give another path"),
     **dict.fromkeys(FULL, "free some space or choose runs=FOLDER"),
+    **dict.fromkeys(FAILED_MOUNT, "its file system does not answer: have it mounted again, or try another node"),
     **dict.fromkeys(CLOSED, "choose another folder, by runs=FOLDER, or for weights profile.cache=FOLDER"),
     errno.EFBIG: "ulimit -f unlimited (ulimit -f limits files here)",
 }
@@ -88,7 +89,7 @@ def _no_folder(path: str) -> str:
 
 def _disk(error: OSError, workplace: Workplace) -> str:
     place = workplace.folder or "the run's folder"
-    if error.filename and error.errno in (*PATH_ERRORS, *CLOSED):
+    if error.filename and error.errno in (*PATH_ERRORS, *CLOSED, *FAILED_MOUNT):
         place = str(error.filename)[:200]
     elif not error.filename and not workplace.writes:
         place = f"the output, or {place}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lumen_hpc.errors import UserError
+from lumen_hpc.errors import FAILED_MOUNT, UserError
 
 METADATA = "mimic-cxr-*-metadata"
 SPLIT = "mimic-cxr-*-split"
@@ -23,13 +23,17 @@ def find(folder: str | Path, table: str) -> Path | None:
     """The file of a table in its dataset's folder; None if the folder has no such file, or this user cannot see it.
 
     `table`: its path without the ending; a star stands for the release. Raises UserError where there are several files,
-    packed and unpacked or of two releases, since they may differ.
+    packed and unpacked or of two releases, since they may differ, and for a file system that does not answer.
     """
     folder = Path(folder).expanduser()
     try:
         paths = sorted(path for ending in (".csv", ".csv.gz") for path in folder.glob(table + ending))
     except PermissionError:
         return None
+    except OSError as error:
+        if error.errno not in FAILED_MOUNT:
+            raise
+        raise _unreadable(_setting(table), error.filename or folder, error) from None
     if len(paths) > 1:
         names = " and ".join([str(paths[0]), *(path.name for path in paths[1:])])
         raise UserError(f"{_setting(table)}={folder}: there is {names}, which may differ; keep one of them")
@@ -54,7 +58,12 @@ def require_visible(setting: str, folder: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise UserError(f"{setting}: {folder}: {error.strerror}; get access to it, or give another folder") from None
+        raise _unreadable(setting, folder, error) from None
+
+
+def _unreadable(setting: str, place: str | Path, error: OSError) -> UserError:
+    fix = "have it mounted again" if error.errno in FAILED_MOUNT else "get access to it"
+    return UserError(f"{setting}: {place}: {error.strerror}; {fix}, or give another folder")
 
 
 def holding_folder(setting: str, folder: str | Path, table: str) -> str:

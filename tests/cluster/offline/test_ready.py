@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -172,6 +174,27 @@ def test_what_this_user_may_not_read_is_called_that_and_not_missing(
     bad_results = [result for result in results if result.level == "bad"]
     assert [*dict.fromkeys(result.message for result in bad_results)] == [text.format(place) for text in messages]
     assert all(result.fix.startswith("get access to it") for result in bad_results)
+
+
+@pytest.mark.parametrize("place", ["mimic-cxr-jpg", MIMIC_ALL])
+def test_a_mount_that_has_failed_is_named_and_nothing_on_it_is_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, place: str
+) -> None:
+    """pathlib raises what stat does: only a file that is not there is none."""
+    data = Dataset(tmp_path).write().data
+    failed, stat = str(tmp_path / place), os.stat
+
+    def answer(path: Any, **options: Any) -> os.stat_result:
+        if str(path).startswith(failed):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
+        return stat(path, **options)
+
+    words = ["check", "profile=local", "stage=prepare", "data=mimic", f"runs={tmp_path / 'runs'}", "run=r"]
+    monkeypatch.setattr(os, "stat", answer)
+    assert launch.main([*words, f"data.mimic_cxr={data.mimic_cxr}", f"data.diff_vqa={data.diff_vqa}"]) == 2
+    output = capsys.readouterr().out
+    assert f"{failed}: Transport endpoint is not connected\n     fix: have it mounted again" in output
+    assert "lacks" not in output
 
 
 @pytest.mark.parametrize(
