@@ -163,6 +163,8 @@ def require_fit(run: Run, models: list[str]) -> None:
     """Raises UserError, with settings that would do, if a training cannot fit its GPUs."""
     resources, memory = run.profile.resources["train"], run.profile.gpu_memory_gb
     gpus, train = resources.gpus * resources.nodes, run.settings.train
+    if models:
+        sizing.check_batch(train, 1)  # what no number of GPUs changes
     if gpus and memory and train.base != "tiny":
         sizes, counts = _sizes(run), question_counts.expected(run.settings)
         for model in models:
