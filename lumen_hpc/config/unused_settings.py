@@ -177,9 +177,16 @@ RULES = (
 def require_used(settings: Settings, keys: Iterable[str]) -> None:
     """Raises UserError for the first of these command line keys that nothing reads under these settings."""
     for key in keys:
-        for rule in RULES:
-            if rule.when(settings) and any(key == p or (p.endswith(".") and key.startswith(p)) for p in rule.prefixes):
-                raise UserError(f"{key}: nothing would read it, because {rule.reason}; {rule.fix}")
+        if rule := unused(settings, key):
+            raise UserError(f"{key}: nothing would read it, because {rule.reason}; {rule.fix}")
+
+
+def unused(settings: Settings, key: str) -> Rule | None:
+    """Why nothing reads this setting's key under these settings; None where something does."""
+    for rule in RULES:
+        if rule.when(settings) and any(key == p or (p.endswith(".") and key.startswith(p)) for p in rule.prefixes):
+            return rule
+    return None
 
 
 SLURM_KEYS = {

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any
 
 from lumen_hpc.config.schema import Settings
+from lumen_hpc.config.unused_settings import unused
 from lumen_hpc.models import MODELS
 from lumen_hpc.nvila.config import NVILAConfig
 
@@ -17,11 +19,13 @@ DUTIES = {
     ),
     "phantom": "Trained on generated phantoms: no patient's data is in these weights, and no medicine either.",
 }
+ORIGIN = {"mimic": "One hospital's data", "phantom": "Generated images"}
 RECIPE = (
     "learning_rate", "epochs", "steps", "global_batch", "mixture", "loss", "tune", "precision", "zero", "max_tokens",
-    "warmup", "weight_decay", "clip",
+    "warmup", "weight_decay", "betas", "clip",
+    "adapter.kind", "adapter.rank", "adapter.alpha", "adapter.dropout", "adapter.targets", "adapter.base_bits",
 )  # fmt: skip
-"""Settings of `train` that decide the weights."""
+"""Settings of `train` that decide the weights; the card leaves out those that this training does not read."""
 
 
 def model_card(
@@ -54,9 +58,9 @@ def model_card(
         f"## Results\n\n{_lower_headings(tables) or 'This run was not evaluated.'}",
         "## Controls\n\nThe same questions with the images swapped, repeated or taken from somebody else: a model "
         f"that looks must answer otherwise.\n\n{controls or 'This run asked no controls.'}",
-        "## Limits\n\nOne hospital's data, one family of questions, answers in its own wording; no image outside "
-        "frontal chest radiographs. Rare findings, children and other devices are untested. A judge's score is a "
-        "language model's opinion.",
+        f"## Limits\n\n{ORIGIN[settings.data.source]}, one family of questions, answers in its own wording; no image "
+        "outside frontal chest radiographs. Rare findings, children and other devices are untested. A judge's score is "
+        "a language model's opinion.",
         f"## Licence\n\nThe weights follow their base, {base}: NVILA's weights are CC BY-NC 4.0 (no commercial use), "
         "its language model Qwen2.5 Apache 2.0. The code that trained them is Apache 2.0.",
         f"## Use\n\n{_use(config)}",
@@ -89,7 +93,8 @@ def _data(model: str, settings: Settings, counts: Mapping[str, Any]) -> str:
 
 def _recipe(base: str, settings: Settings) -> str:
     rows = [f"| base | {base} |", f"| seed | {settings.seed} |"]
-    rows += [f"| train.{name} | {getattr(settings.train, name)} |" for name in RECIPE]
+    names = [name for name in RECIPE if not unused(settings, f"train.{name}")]
+    rows += [f"| train.{name} | {attrgetter(name)(settings.train)} |" for name in names]
     rows.append(f"| instruct.expert_text | {settings.instruct.expert_text} |")
     return "\n".join(["| setting | value |", "|---|---|", *rows])
 

@@ -48,7 +48,22 @@ def test_the_card_tells_data_recipe_results_controls_limits_and_licence(task):
         "SGLang does not read this folder", "CC BY-NC 4.0", "git_commit: abc123", "torch: 2.13.0",
     ):  # fmt: skip
         assert part in card, part
+    assert "Generated images, one family of questions" in card and "hospital" not in card
     assert nvila.load(folder).config.aspect == "dynamic_s2"
+
+
+def test_the_cards_recipe_holds_what_the_training_read_alone(task):
+    train = task.run.settings.train
+    train.mixture, train.steps, train.adapter.kind, train.adapter.rank = {"diagnostic": 24}, 60, "lora", 16
+    list(job.work(task)(Shard(0, 1)))
+    card = (task.folder / "made-lumen" / "README.md").read_text()
+    for part in ("| train.mixture | {'diagnostic': 24} |", "| train.steps | 60 |", "| train.adapter.rank | 16 |"):
+        assert part in card, part
+    assert "global_batch" not in card and "epochs" not in card, "the mixture and the steps stand in their places"
+    train.mixture, train.steps, train.adapter.kind = {}, 0, "none"
+    list(job.work(task)(Shard(0, 1)))
+    card = (task.folder / "made-lumen" / "README.md").read_text()
+    assert "| train.global_batch | 128 |" in card and "| train.epochs | 1.0 |" in card and "adapter.rank" not in card
 
 
 def test_a_run_that_was_not_evaluated_says_so(task):
