@@ -125,7 +125,7 @@ def unconfirmed(request: Request, run_changes: Changes) -> Iterator[CheckResult]
 
 
 def require_no_conflict(request: Request, run_changes: Changes, plans: Sequence[StepPlan]) -> None:
-    """Raises UserError while steps are queued or running with settings that the request run_changes."""
+    """Raises UserError while steps are queued or running with settings that the request changes."""
     run = Run(request.folder, request.settings, request.profile)
     if busy_steps := sorted(
         item.step.name for item in plans if item.live_shards and item.step.name in run_changes.stale

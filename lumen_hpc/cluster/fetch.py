@@ -129,14 +129,14 @@ def _fetch_model(need: RequiredModel, notes: dict[str, dict], cache: Path, conso
         from huggingface_hub import HfApi, snapshot_download
 
         pinned_revision = record["revision"] if record else REVISIONS.get(need.name)
-        # Asked once: without a network, a download of a pinned_revision revision would try again for half a minute.
+        # Asked once: without a network, a download of a pinned revision would try again for half a minute.
         info = HfApi().model_info(need.name, revision=pinned_revision, timeout=ANSWER_TIMEOUT_S)
         revision = pinned_revision or info.sha
         snapshot_download(need.name, revision=revision, local_dir=need.folder)
     except Exception as error:  # no network, no licence, no space: each has its own class in each release
         console.print(f"   not fetched: {type(error).__name__}: {str(error).splitlines()[0][:200]}")
         if need.there:
-            console.print(f"   {need.folder} was copied by hand: its revision is unknown, its files are new_record now")
+            console.print(f"   {need.folder} was copied by hand: its revision is unknown, its files are recorded now")
             notes[need.name] = {"revision": "unknown", **note(need.folder), "fetched": now()}
             write_json(cache / NOTE, notes)
         return need.there

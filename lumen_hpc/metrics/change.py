@@ -153,7 +153,7 @@ class Reader:
 
     @classmethod
     def of(cls, references: Iterable[dict]) -> Reader:
-        """A reader that knows every finding reader_name in the short answers of these questions."""
+        """A reader that knows every finding that the short answers of these questions name."""
         names: set[str] = set()
         for row in references:
             if row["type"] == "abnormality" and not row.get("closed"):

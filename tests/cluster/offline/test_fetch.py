@@ -100,7 +100,7 @@ def test_an_offline_machine_says_what_to_copy_where_and_takes_what_was_copied(se
             folder.mkdir(parents=True)
             (folder / "config.json").write_text("{}")
     code, output = run(settings, tmp_path)
-    assert code == 0 and output.count("copied by hand") == 4
+    assert code == 0 and output.count("copied by hand: its revision is unknown, its files are recorded now") == 4
 
 
 def test_the_demo_names_no_weights(hub, tmp_path):
