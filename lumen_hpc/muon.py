@@ -41,9 +41,8 @@ class Muon:
         self._adam.step()
         rate = self._matrix_rate * rate_share
         for shape, matrices in self._matrices.items():
-            active = [
-                matrix for matrix in matrices if matrix.grad is not None
-            ]  # the tower's last layer is not run, so it has no gradient
+            # The tower's last layer is not run, so it has no gradient.
+            active = [matrix for matrix in matrices if matrix.grad is not None]
             if not active:
                 continue
             gradient = torch.stack([matrix.grad for matrix in active])  # type: ignore[misc]

@@ -34,9 +34,8 @@ ROOM_GB = {"phantom": 5, "mimic": 300}
 def check_all(run: Run, stages: Collection[str] | None = None) -> Iterator[CheckResult]:
     """Everything that can be known before submission, in the order of the chain; of these stages alone if given."""
     runs = run.folder.parent
-    is_profile_default = (
-        runs == Path(run.profile.runs).absolute()
-    )  # else given as runs=FOLDER; a text is shown as it is written
+    # Otherwise given as runs=FOLDER; a text is shown as it is written.
+    is_profile_default = runs == Path(run.profile.runs).absolute()
     unset = list(ready.unset_variables(run.profile, "" if is_profile_default else str(runs)))
     yield from unset
     yield from ready.data(run.settings, run.profile, stages)

@@ -304,9 +304,7 @@ def sizes(settings: Settings, stages: Collection[str] | None = None) -> Iterator
     is_known_base = train.base.rsplit("/", 1)[-1].startswith("NVILA-8B")  # another model's images may take fewer tokens
     if (stages is None or "train" in stages) and is_known_base and train.on_bad == "stop":
         max_images = settings.instruct.max_images
-        required_images = (
-            3 if settings.instruct.timelines else 2
-        )  # the others are left out of records that are too long
+        required_images = 3 if settings.instruct.timelines else 2  # too long a record leaves out the others
         for level, images, end in (
             ("bad", min(max_images, required_images), ""),
             ("warn", max_images, ": records that are longer lose their oldest images"),

@@ -85,9 +85,8 @@ def _resubmit(
                 continue
             step = next(step for step in all_steps if step.name == name)
             if name in submitted:
-                if set(shards) & set(
-                    plan.missing_shards(run, step, all_steps)
-                ):  # it may have ended well since we looked
+                # It may have ended well since we looked.
+                if set(shards) & set(plan.missing_shards(run, step, all_steps)):
                     raise UserError(f"{_describe(run, corrupt)}, and {name} failed to write it again; see its logs")
                 continue
             print(f"{_describe(run, {name: shards})}; submitting {name} again for it", flush=True)

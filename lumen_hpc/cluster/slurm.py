@@ -123,9 +123,8 @@ END_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGHUP)
 
 def _start(words: tuple[str, ...], own_session: bool = False) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    signal_mask = signal.pthread_sigmask(
-        signal.SIG_BLOCK, END_SIGNALS if own_session else ()
-    )  # the new process inherits it
+    # The new process inherits the mask.
+    signal_mask = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS if own_session else ())
     try:
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=own_session,

@@ -115,9 +115,8 @@ def failure_kinds(
         if row["job"] not in live_ids and _is_current(row, max(submissions.values(), default=""))
     ]
     usage_by_job = usage([row["job"] for row in killed_attempts if row["job"]]) or {}
-    full_disk_message = (
-        full_disk.no_room_message(folder) if killed_attempts else ""
-    )  # so that a task could not even record its end
+    # On a full disk a task could not even record its end.
+    full_disk_message = full_disk.no_room_message(folder) if killed_attempts else ""
     for row in killed_attempts:
         error, fix_text = (
             (full_disk_message, full_disk.FIX)

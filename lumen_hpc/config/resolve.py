@@ -78,9 +78,8 @@ def resolve(arguments: list[str]) -> Request:
         sources, limits = _base_sources(request.recipe, name, profile_yaml)
     record_file = str(record.file) if record else ""
     emptied_keys = {key for key, _, value in (word.partition("=") for word in words) if value == "{}"}
-    whole_mappings = {
-        key for key, value in given_values.items() if isinstance(value, dict)
-    }  # emptied by an earlier command
+    # Emptied by an earlier command.
+    whole_mappings = {key for key, value in given_values.items() if isinstance(value, dict)}
     sources += _emptying_sources(record_file, whole_mappings, run_record.nest(given_values))
     sources += _emptying_sources(
         "command line", [key for key in emptied_keys if not key.startswith("profile.")], command_settings

@@ -147,9 +147,8 @@ def require_fits(
         section, _, name = key.rpartition(".")
         section_kind = type_at(kind, section) if section else kind
         try:
-            OmegaConf.merge(
-                schema, nested_value
-            )  # unlike OmegaConf.update, it also fills a section whose default is null
+            # Unlike OmegaConf.update, it also fills a section whose default is null.
+            OmegaConf.merge(schema, nested_value)
             fits = section_kind not in TYPE_NAMES and not _is_too_deep(value, expected)
         except (OmegaConfBaseException, TypeError, OverflowError):
             fits = False

@@ -236,10 +236,9 @@ def _read_split(folder: str | Path, studies: Studies, rejections: Rejections) ->
             reason = f"split is none of {', '.join(_SPLIT_NUMBERS)}"
             rejections(block.place(table.path.name, row), "unknown split", reason, dicom_id=dicom[row])
         is_study_image &= splits > 0
-        first_rows = np.flatnonzero(is_study_image & (studies.mimic_split[positions] == 0))[
-            ::-1
-        ]  # backwards: the first row counts
-        studies.mimic_split[positions[first_rows]] = splits[first_rows]
+        new_rows = np.flatnonzero(is_study_image & (studies.mimic_split[positions] == 0))
+        new_rows = new_rows[::-1]  # backwards: of several rows of a study, the first counts
+        studies.mimic_split[positions[new_rows]] = splits[new_rows]
         for row in np.flatnonzero(is_study_image & (studies.mimic_split[positions] != splits)).tolist():
             reason = f"dicom_id {dicom[row]} is in another split in an earlier row"
             rejections(block.place(table.path.name, row), "duplicate dicom_id", reason, dicom_id=dicom[row])

@@ -25,9 +25,7 @@ def language_layer(
         return size * (2 * width + product_outputs + (product_outputs + 7 * rank if rank else 0))
     norm_inputs = 2 * (4 if rank else 4 + size) * width  # RMSNorm computes in float32; a frozen one keeps less
     attention = size * (2 * width + 2 * kv)
-    product_inputs = size * (
-        3 * width + mlp
-    )  # of the matrix products; gate, silu(gate) and up make the rest of the MLP
+    product_inputs = size * (3 * width + mlp)  # gate, silu(gate) and up make the rest of the MLP
     if rank:  # an adapter's input is a copy after dropout, whose mask is saved
         product_inputs = (size + 1) * (6 * width + mlp) + size * 7 * rank
     return norm_inputs + attention + product_inputs + size * 3 * mlp

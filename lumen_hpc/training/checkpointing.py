@@ -234,9 +234,8 @@ class Checkpoints:
         The ranks share the hashing. Rank 0 logs each skipped checkpoint with the reason. Raises UserError for one that
         another user may have written: a fresh start would lose work that a chmod saves.
         """
-        names = broadcast_json(
-            [path.name for path in reversed(_step_folders(self._folder))]
-        )  # nodes may see different states of a shared folder
+        # Nodes may see different states of a shared folder.
+        names = broadcast_json([path.name for path in reversed(_step_folders(self._folder))])
         for folder in (self._folder / name for name in names):
             with raise_on_all_ranks():
                 checkpoint, reason = _read_marker(folder)

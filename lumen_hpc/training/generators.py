@@ -18,11 +18,8 @@ def rng_state() -> dict[str, Any]:
     """Every generator that training could draw from."""
     numpy_state: Any = np.random.get_state()
     kind, keys, *rest = numpy_state
-    numpy_tensors = [
-        kind,
-        torch.from_numpy(keys.astype(np.int64)),
-        *rest,
-    ]  # not an array: its pickle would need numpy's own code
+    # The keys as a tensor: an array's pickle would need numpy's own code.
+    numpy_tensors = [kind, torch.from_numpy(keys.astype(np.int64)), *rest]
     state = {"python": random.getstate(), "numpy": numpy_tensors, "torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

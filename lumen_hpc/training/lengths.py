@@ -70,9 +70,8 @@ def measure(records: Sequence[Record], preprocessor: Preprocessor) -> list[Measu
     another number of `<image>` than the record has images, are the record's fault.
     """
     tokenizer = preprocessor.tokenizer
-    tokens_of_size = lru_cache(maxsize=None)(
-        partial(_placeholder_tokens, config=preprocessor.config)
-    )  # images have few distinct sizes
+    # Images have few distinct sizes.
+    tokens_of_size = lru_cache(maxsize=None)(partial(_placeholder_tokens, config=preprocessor.config))
     measures: list[Measure] = []
     texts: list[tuple[int, str, int, list[tuple[int, int]], int]] = []
     for number, record in enumerate(records):

@@ -254,9 +254,8 @@ def test_experts_rewriting_and_judging_are_priced_by_their_counts(run: Run):
     assert estimate.experts(run, "") == pytest.approx(counts.images / 500 / 3600)
     assert estimate.rewrite(run, "") == pytest.approx(1.2 * 40 * counts.questions / 10_000 / 3600)
     judges = sum(engine.in_task for engine in run.settings.engines("judge").values())
-    seconds = (
-        19 * 60 / (3 * 18_993)
-    )  # the source of JUDGED_PER_GPU_HOUR: 19 minutes of 8 GPUs for three models' answers
+    # The source of JUDGED_PER_GPU_HOUR: 19 minutes of 8 GPUs for three models' answers.
+    seconds = 19 * 60 / (3 * 18_993)
     assert judges and estimate.judge(run, "lumen") == pytest.approx(
         judges * counts.test_questions * 8 * seconds / 3600, rel=0.02
     )
