@@ -302,11 +302,7 @@ def write_error(checkpoints: Path, reason: object) -> UserError:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint with a marker, unverified, of a folder of them."""
-    return next(iter(reversed(_marked_folders(folder))), None)
-
-
-def _marked_folders(folder: Path) -> list[Path]:
-    return [path for path in _step_folders(folder) if (path / MARKER).is_file()]
+    return next((path for path in reversed(_step_folders(folder)) if (path / MARKER).is_file()), None)
 
 
 def _step_folders(folder: Path) -> list[Path]:

@@ -120,8 +120,9 @@ def _meta_fault(meta: dict[str, Any], images: int) -> str:
 
 
 def _is_size(size: Any) -> bool:
-    sides = size if isinstance(size, list) and len(size) == 2 else [] if size else [1]  # null: read from the file
-    return bool(sides) and all(_is_whole_number(side, 1) for side in sides)
+    if not size:  # null: it is read from the file
+        return True
+    return isinstance(size, list) and len(size) == 2 and all(_is_whole_number(side, 1) for side in size)
 
 
 def _is_whole_number(value: Any, least: int) -> bool:
@@ -277,23 +278,18 @@ def _join(folder: Path, file: Path, version: str, total: int, on_bad: str) -> No
     if not total:
         raise UserError("there is no record to train on")
     block_files = [_block_file(folder, block) for block in range(-(-total // BLOCK))]
-    blocks = [_read_columns(columns_of_block, version) for columns_of_block in block_files]
-    if missing_file := next(
-        (columns_of_block for columns_of_block, columns in zip(block_files, blocks) if columns is None), None
-    ):
+    blocks = [_read_columns(block_file, version) for block_file in block_files]
+    if missing_file := next((block_file for block_file, block in zip(block_files, blocks) if block is None), None):
         raise UserError(
             f"{missing_file}, which another rank wrote, cannot be read: is the folder shared between the nodes?"
         )
-    columns = {
-        name: np.concatenate([columns_of_block[name] for columns_of_block in blocks if columns_of_block])
-        for name in blocks[0] or {}
-    }
+    columns = {name: np.concatenate([block[name] for block in blocks if block]) for name in blocks[0] or {}}
     _reject_bad_records(columns, on_bad, folder)
     is_good = columns.pop("faults") == ""
     columns = {name: column[is_good] for name, column in columns.items()}
     _write_columns(file, version, {**columns, "groups": number_groups(columns["groups"])})
-    for columns_of_block in block_files:
-        columns_of_block.unlink()
+    for block_file in block_files:
+        block_file.unlink()
     with suppress(OSError):  # it may hold blocks of another index
         (folder / PARTS).rmdir()
 
