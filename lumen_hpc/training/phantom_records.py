@@ -25,10 +25,13 @@ Row = dict[str, Any]
 
 
 def records(
-    timelines: Sequence[Sequence[Study]], settings: Instruct, seed: int, *,
-    expert_sentences: Mapping[str, str] | None = None, predictions_per_pair: int = 1,
-) -> list[Row]:  # fmt: skip
-    """All records of these patients, with images as arrays instead of paths.
+    timelines: Sequence[Sequence[Study]],
+    settings: Instruct,
+    seed: int,
+    *,
+    expert_sentences: Mapping[str, str] | None = None,
+) -> list[Row]:
+    """All records of these patients, with images as arrays instead of paths, and one prediction for each pair.
 
     `expert_sentences`: study_id → the experts' sentence, used with `settings.expert_text`.
     """
@@ -36,7 +39,7 @@ def records(
     question_rows = [row for timeline in timelines for row in _questions(timeline)]
     sources = instructions.Sources.join(
         map(_study_row, studies),
-        _rewrites(question_rows, predictions_per_pair, seed),
+        _rewrites(question_rows, seed),
         texts=ImageTexts(experts=expert_sentences or {} if settings.expert_text else {}),
         findings={str(study.study_id): findings(study) for study in studies} if settings.findings_first else {},
         looks={str(study.study_id): looks(study) for study in studies} if settings.findings_first else {},
@@ -80,10 +83,10 @@ def _question(study: Study, question: questions.QuestionRow, name: str, referenc
     }  # fmt: skip
 
 
-def _rewrites(question_rows: list[Row], predictions_per_pair: int, seed: int) -> Iterator[Row]:
+def _rewrites(question_rows: list[Row], seed: int) -> Iterator[Row]:
     for question in question_rows:
         long_answer = sentence(question["type"], question["question"], question["short_answer"])
         yield {"question_id": question["question_id"], "long_answer": long_answer}
         if question["type"] == "difference":
-            for row in prediction_questions.draw_predictions(question, predictions_per_pair, seed):
+            for row in prediction_questions.draw_predictions(question, 1, seed):
                 yield row | {"long_answer": sentence("prediction", row["question"], question["short_answer"])}
