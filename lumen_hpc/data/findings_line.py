@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -38,18 +38,6 @@ OUTCOMES = ("same", "new", "resolved", "worse", "better")
 SEPARATOR = " ; "
 MAX_WORDS = 12
 """Words about one finding in a line, before its last outcome."""
-
-
-class Entry(NamedTuple):
-    """One finding of a line."""
-
-    finding: str
-    before: str
-    """Level on the reference image, `yes` for a finding without level, `no` for none; or the finding's look."""
-    cue: str
-    """Texture on the reference image; empty in a difference line, `none` where there is no texture."""
-    after: str
-    outcome: str
 
 
 @dataclass(frozen=True)
@@ -119,19 +107,6 @@ def strip(answer: str, names: Sequence[str] = ()) -> str:
     """
     line, separator, sentence = answer.partition(";")
     return sentence.lstrip() if separator and _line_pattern(tuple(names or FINDINGS)).fullmatch(line) else answer
-
-
-def parse(answer: str, names: Sequence[str] = FINDINGS) -> tuple[Entry, ...] | None:
-    """The entries of an answer's line, in the order of `names`; None if there is no complete line."""
-    line, separator, _ = answer.partition(";")
-    entries, position = [], 0
-    for name in names if separator else ():
-        match = _entry_pattern(name).match(line, position)
-        if match is None:
-            return None
-        entries.append(Entry(name, match["before"], match["cue"] or "", match["after"], match["outcome"]))
-        position = match.end()
-    return tuple(entries) if separator and not line[position:].strip() else None
 
 
 def read_findings(diff_vqa: str | Path) -> dict[str, Findings]:
@@ -237,10 +212,3 @@ def _line_pattern(names: tuple[str, ...]) -> re.Pattern:
     words = rf"(?: (?!(?:{others})\b)[a-z-]+){{1,{MAX_WORDS}}}?"
     entries = (rf"{re.escape(name)}{words} (?:{'|'.join(OUTCOMES)})" for name in names)
     return re.compile(r"\s*" + " ".join(entries) + r"\s*")
-
-
-def _entry_pattern(name: str) -> re.Pattern:
-    return re.compile(
-        rf"\s*{re.escape(name)} (?P<before>[a-z]+(?: to [a-z]+)?)(?: (?P<cue>striped|smooth|none))? "
-        rf"(?P<after>[a-z]+(?: to [a-z]+)?) (?P<outcome>{'|'.join(OUTCOMES)})(?: |$)"
-    )
