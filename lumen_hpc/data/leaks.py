@@ -8,7 +8,7 @@ that it is about to show.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,15 +53,15 @@ def withhold(record: Mapping[str, Any], path: str) -> dict[str, Any]:
     return sealed_record
 
 
-def shown_copy(record: Mapping[str, Any], digest: Callable[[str], str] = digest_of) -> str | None:
+def shown_copy(record: Mapping[str, Any]) -> str | None:
     """The image of a record that has the pixels of the one that it asks about, under whatever name; else None."""
     withheld_digest = record["meta"].get(META_KEY)
-    return next((path for path in record["images"] if withheld_digest and digest(path) == withheld_digest), None)
+    return next((path for path in record["images"] if withheld_digest and digest_of(path) == withheld_digest), None)
 
 
-def refuse(record: Mapping[str, Any], digest: Callable[[str], str] = digest_of) -> None:
+def refuse(record: Mapping[str, Any]) -> None:
     """Raises UserError if a record shows the image it asks about; others pass."""
-    if (path := shown_copy(record, digest)) is not None:
+    if (path := shown_copy(record)) is not None:
         raise UserError(
             f"record {record['id']} shows the image that it asks about: {path} has the pixels of study "
             f"{record['meta']['study_id']}; its answer would be read off, not predicted"
