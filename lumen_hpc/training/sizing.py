@@ -20,6 +20,8 @@ from lumen_hpc.training.memory import memory_gb
 from lumen_hpc.training.model_sizes import Sizes
 from lumen_hpc.training.occupancy import Occupancy, Steps, choose_group_size, occupancy, stated_steps
 
+DEVICE = "H100"
+"""The paper's GPU, for which a plan is made until a run has measured its own."""
 AUTO_SHARE = 0.9
 """Share of a GPU's memory that `auto` fills by the plan, whose error is below 10 %."""
 
@@ -76,11 +78,10 @@ def plan(
     nodes: int = 1,
     sizes: Sizes | None = None,
     workload: Workload | None = None,
-    device: str = "H100",
     progress: speed.Progress | None = None,
     steps: Steps | None = None,
 ) -> TrainingPlan:
-    """The cost of these settings on `gpus` GPUs of a kind, at the MFU that was measured for the most similar training.
+    """The cost of these settings on `gpus` GPUs (DEVICE), at the MFU that was measured for the most similar training.
 
     The hours follow from the layout of `steps`, by default those of the mixture that `workload` states. `progress`:
     what the run itself has measured, used instead of that MFU. An unresolved `auto` counts as its most frugal value
@@ -91,14 +92,14 @@ def plan(
     step_occupancy = occupancy(steps, train, gpus, sizes.heads, nodes=nodes)
     requested, train = train, dataclasses.replace(_frugal(train), sequence_parallel=step_occupancy.sequence_parallel)
     measurement = speed.nearest_measurement(
-        device, shared_prefix=train.shared_prefix, checkpointing=train.checkpointing, compiled=train.compiled is True
+        DEVICE, shared_prefix=train.shared_prefix, checkpointing=train.checkpointing, compiled=train.compiled is True
     )
     mfu = measurement.mfu
     step_samples = sum(train.mixture.values()) or train.global_batch
     samples = train.steps * step_samples if train.steps else steps.samples * train.epochs
     flops = step_occupancy.path * token_flops(train, sizes, workload, step_occupancy.samples / step_occupancy.sequences)
     sent_bytes = exchange.sent_bytes(train, sizes, workload, step_occupancy.path)
-    seconds, source = flops / (speed.peak_flops(device) * mfu) + sent_bytes / exchange.BANDWIDTH, str(measurement)
+    seconds, source = flops / (speed.peak_flops(DEVICE) * mfu) + sent_bytes / exchange.BANDWIDTH, str(measurement)
     if progress is not None:
         seconds = progress.seconds * step_occupancy.path / occupancy(steps, requested, progress.gpus, sizes.heads).path
         mfu, source = progress.mfu, "measured in this run"
