@@ -15,6 +15,7 @@ import torch
 from lumen_hpc.cluster import worker
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import foreign
+from lumen_hpc.language.vllm_engine import prepare_process
 from lumen_hpc.scratch import private_scratch
 
 ROOT = Path(__file__).parents[2]
@@ -24,13 +25,6 @@ from lumen_hpc.language.vllm_engine import prepare_process
 prepare_process()
 print(os.environ["VLLM_CACHE_ROOT"], os.environ["TORCHINDUCTOR_CACHE_DIR"])
 """
-
-
-def prepared(**environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "TORCHINDUCTOR"))}
-    return subprocess.run(
-        [sys.executable, "-c", PREPARE], cwd=ROOT, env=inherited | environment, capture_output=True, text=True
-    )
 
 
 @pytest.fixture
@@ -46,7 +40,8 @@ def test_a_scratch_folder_is_private_and_its_name_cannot_be_guessed(scratch):
 
 
 def test_vllms_caches_lie_in_a_private_folder_of_the_profiles_scratch_and_are_removed(scratch):
-    process = prepared(LUMEN_SCRATCH=str(scratch))
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "TORCHINDUCTOR"))}
+    process = subprocess.run([sys.executable, "-c", PREPARE], cwd=ROOT, env=inherited, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     cache, inductor = map(Path, process.stdout.split()[-2:])
     assert cache.parent == scratch and inductor.parent == cache
@@ -54,7 +49,7 @@ def test_vllms_caches_lie_in_a_private_folder_of_the_profiles_scratch_and_are_re
 
 
 @pytest.mark.parametrize("kind", ["world-writable", "link", "stranger"])
-def test_a_cache_folder_that_another_user_could_fill_is_refused(tmp_path, kind):
+def test_a_cache_folder_that_another_user_could_fill_is_refused(tmp_path, monkeypatch, kind):
     cache = tmp_path / "cache"
     cache.mkdir()
     if kind == "world-writable":
@@ -66,8 +61,9 @@ def test_a_cache_folder_that_another_user_could_fill_is_refused(tmp_path, kind):
         os.chown(cache, 12345, -1)
     else:
         pytest.skip("only root can give a folder away")
-    process = prepared(VLLM_CACHE_ROOT=str(cache))
-    assert process.returncode != 0 and "give a folder of your own" in process.stderr
+    monkeypatch.setenv("VLLM_CACHE_ROOT", str(cache))
+    with pytest.raises(UserError, match="give a folder of your own"):
+        prepare_process()
 
 
 def test_a_scratch_folder_without_its_sticky_bit_is_refused(scratch):
