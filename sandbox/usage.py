@@ -6,7 +6,7 @@ import sys
 
 
 def explain(docstring: str | None, minimum: int = 0) -> None:
-    """Prints the docstring and exits: 0 where `--help` is given, 2 where fewer than `least` arguments are."""
+    """Prints the docstring and exits: 0 where `--help` is given, 2 where fewer than `minimum` arguments are."""
     arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         print(docstring)

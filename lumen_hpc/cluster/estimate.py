@@ -78,8 +78,8 @@ def rewrite_load(settings: Settings) -> float:
 def training(run: Run, model: str, *, measured_progress: Progress | None = None) -> sizing.TrainingPlan | None:
     """Memory, steps and hours of one model's training on the profile's GPUs; None for a tiny or unregistered model.
 
-    Where the profile has the memory of a GPU, each `auto` counts as what the training will choose. `own`: what it has
-    measured itself.
+    Where the profile has the memory of a GPU, each `auto` counts as what the training will choose.
+    `measured_progress`: the speed that it has measured itself, instead of an earlier training's.
     """
     train, resources = run.settings.train, run.profile.resources["train"]
     if train.base == "tiny" or model.partition(REPEAT_MARK)[0] not in MODELS:

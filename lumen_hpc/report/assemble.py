@@ -247,7 +247,7 @@ def _add_baselines(
 
 
 def _language_checks(scores: Mapping[str, list[dict]], rewrites: Rows, show_texts: bool) -> dict[str, Any]:
-    """The page's parts about the language models; `texts`: sentences of records may be shown."""
+    """The page's parts about the language models; `show_texts`: sentences of records may be shown."""
     return {
         "canaries": language_checks.canaries(scores),
         "unfit": language_checks.unfit(scores),

@@ -303,7 +303,7 @@ def serve(app: Starlette, listener: socket.socket):
 
 
 def _too_long(request: Request, limit: int) -> bool:
-    """Whether a request announces more bytes than `most`, or does not say how many."""
+    """Whether a request announces more bytes than `limit`, or does not say how many."""
     return int(request.headers.get("content-length", limit + 1)) > limit
 
 
