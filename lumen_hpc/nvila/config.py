@@ -58,6 +58,12 @@ class NVILAConfig:
         """`llm/generation_config.json`, empty where there is none."""
         return json.loads(self.files.get(GENERATION, b"{}"))
 
+    @property
+    def eos_ids(self) -> list[int]:
+        """Token ids that end an answer by `llm/generation_config.json`; `<|im_end|>` does too, named there or not."""
+        ids = self.generation.get("eos_token_id")
+        return ids if isinstance(ids, list) else [] if ids is None else [ids]
+
     def _check_scales(self) -> None:
         """Refuses scales that the tower cannot have, and a layer that it has not."""
         raw = self.root.get("s2_scales")

@@ -103,8 +103,7 @@ def _chunks(groups: list[list[int]], samples: Sequence[Sample], batch_tokens: in
 
 def stop_ids(model: Model) -> set[int]:
     """`<|im_end|>` and the eos tokens of llm/generation_config.json."""
-    eos = model.config.generation.get("eos_token_id")
-    return {model.tokenizer.end, *(eos if isinstance(eos, list) else [eos] if eos is not None else [])}
+    return {model.tokenizer.end, *model.config.eos_ids}
 
 
 def first_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

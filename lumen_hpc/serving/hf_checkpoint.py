@@ -96,9 +96,7 @@ class NVILATokenizer(PreTrainedTokenizerFast):
 
 def stop_ids(config: NVILAConfig) -> list[int]:
     """Ids that end an answer, ascending: `<|im_end|>` and the eos tokens of generation_config.json."""
-    eos = config.generation.get("eos_token_id")
-    others = eos if isinstance(eos, list) else [eos] if eos is not None else []
-    return sorted({Tokenizer.from_files(config.files).end, *others})
+    return sorted({Tokenizer.from_files(config.files).end, *config.eos_ids})
 
 
 def chat_template(config: NVILAConfig) -> str:
