@@ -25,7 +25,7 @@ from lumen_hpc.experts import phantom_expert as experts
 from lumen_hpc.experts.confidence_words import sentence
 from lumen_hpc.language.prediction_questions import fill_in, templates
 from lumen_hpc.muon import Muon
-from lumen_hpc.nvila import NVILA, Batch, Sample, pack, save
+from lumen_hpc.nvila import NVILA, Batch, pack, save
 from lumen_hpc.nvila.prompt_form import PromptForm
 from lumen_hpc.nvila.tiny import make_tiny
 from lumen_hpc.progress import INTERVAL_S, spell
@@ -157,18 +157,12 @@ def train_base(model: NVILA, records: Sequence[dict], *, steps: int, seed: int) 
 
 @dataclass(frozen=True)
 class Packer:
-    """Builds batches for the prefetcher; the records of a picture share it."""
+    """Builds batches for the prefetcher; the records of a group share their pictures."""
 
     model: NVILA
 
     def build(self, groups: Sequence[Sequence[dict]]) -> Batch:
-        return pack(list(encode_groups(self.model, groups)))
-
-
-def encode_groups(model: NVILA, groups: Iterable[Sequence[dict]]) -> Iterator[list[Sample]]:
-    """Samples of records, as the trainer encodes them; those of a group share their pictures."""
-    for group in groups:
-        yield model.preprocess(group, inline=True).samples
+        return pack([self.model.preprocess(group, inline=True).samples for group in groups])
 
 
 def image_groups(records: Sequence[dict]) -> np.ndarray:
