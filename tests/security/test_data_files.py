@@ -6,11 +6,9 @@ import gzip
 import io
 import os
 import random
-import signal
 import struct
 import tracemalloc
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,19 +22,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.serving import image_files, media
 from tests.security.test_serving_attacks import _chunk, _dicom, png
 
-
-@pytest.fixture(autouse=True)
-def patience() -> Iterator[None]:
-    """Ends a test that a hostile file keeps waiting."""
-
-    def give_up(*_: object) -> None:
-        raise AssertionError("still waiting for a hostile file")
-
-    previous = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(300)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 # ------------------------------------------------------------------------------------------------------------- tables

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,19 +31,7 @@ from lumen_hpc.serving import supervisor
 STRANGER = 12345
 only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
 
-
-@pytest.fixture(autouse=True)
-def patience() -> Iterator[None]:
-    """Ends a test that a hostile file keeps waiting."""
-
-    def give_up(*_: object) -> None:
-        raise AssertionError("still waiting for a hostile file")  # no OSError: code may pass those over
-
-    previous = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(300)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
+pytestmark = pytest.mark.usefixtures("patience")
 
 
 @pytest.fixture
