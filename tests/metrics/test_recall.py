@@ -24,6 +24,7 @@ def test_an_empty_side_or_nothing_shared_is_zero(answer, reference):
     [
         ("Left-sided effusion", "left sided effusion"),  # a mark between letters becomes a space
         ("left-sided - effusion", "leftsided effusion"),  # beside a space anywhere, it is dropped everywhere
+        ("edema -like a-b", "edema like ab"),  # on either side
         ("3,5 cm (left)", "35 cm left"),  # a comma between digits drops every mark
         ("3,5cm a/b", "35cm ab"),
         ("edema, nodule", "edema nodule"),
@@ -32,6 +33,7 @@ def test_an_empty_side_or_nothing_shared_is_zero(answer, reference):
         ("none of the two", "0 of 2"),  # numbers are digits, articles go
         ("ten One ZERO", "10 1 0"),
         ("it isnt; couldnt've", "it isn't couldn't've"),
+        ("somebody'd", "somebodyd"),  # the one form that loses its apostrophe
         ("an the a", ""),
         ("don't\tstop\nhere", "don't stop here"),
     ],
