@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.report import slices
+from lumen_hpc.report.results import Results
 
 
 def test_slices_partition_their_block_and_warn_of_small_n(inputs, results):
@@ -39,6 +41,23 @@ def test_sex_and_age_are_sliced_where_they_are_known(inputs, results):
     groups = {by: {each.group for each in found if each.by == by} for by in ("sex", "age (years)")}
     assert groups == {"sex": {"F", "M"}, "age (years)": {"under 40", "80 and over"}}
     assert not any(each.by in groups for each in slices.slices(results, inputs.studies))
+
+
+def test_days_and_years_are_binned_as_their_labels_say():
+    days = {"before": [-3, -1], "0": [0], "1–7": [1, 7], "8–30": [8, 30], "31–90": [31, 90], "91–365": [91, 365],
+            "over 365": [366, 4000]}  # fmt: skip
+    years = {"under 40": [0, 39], "40–59": [40, 59], "60–79": [60, 79], "80 and over": [80, 91]}
+    columns = [[(group, value) for group, values in bins.items() for value in values] for bins in (days, years)]
+    rows = [{"question_id": str(k), "type": "difference", "question": "what has changed?", "closed": False,
+             "short_answer": "nothing has changed.", "subject_id": k, "study_id": k, "interval_days": day}
+            for k, (_, day) in enumerate(columns[0])]  # fmt: skip
+    answers = [{"question_id": row["question_id"], "model": "lumen", "answer": "nothing has changed."} for row in rows]
+    results = Results(rows, answers, [], Evaluate(bootstrap=20), 0, models=["lumen"])
+    studies = [{"study_id": k, "age": age} for k, (_, age) in enumerate(columns[1])]
+    groups = slices.slices(results, studies)
+    for by, bins in (("interval (days)", days), ("age (years)", years)):
+        assert {each.group: each.cells[0].n for each in groups if each.by == by} == {g: len(bins[g]) for g in bins}
+        assert [each.group for each in groups if each.by == by] == list(bins)
 
 
 def test_age_and_race_are_sliced_as_the_experts_predict_them_since_the_model_is_told_so(inputs, results):
