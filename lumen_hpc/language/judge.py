@@ -43,7 +43,7 @@ def agreement(rows: Iterable[dict]) -> dict:
     """Agreement of two judges on the same answers: Kendall's tau-b, share within a point, mean difference.
 
     Takes judge rows of all shards; canaries are left out. Returns {"judges", "answers", "tau", "within_one",
-    "difference"}, tau None where a judge gave one score to everything; an empty dict if there are not two judges.
+    "difference"}, tau None where a judge gave one score to everything; an empty dict if no two judges scored an answer.
     """
     from scipy.stats import kendalltau
 
@@ -55,14 +55,16 @@ def agreement(rows: Iterable[dict]) -> dict:
         return {}
     (first, first_scores), (second, second_scores) = scores.items()
     common_keys = sorted(first_scores.keys() & second_scores.keys())
+    if not common_keys:  # each model was judged by another
+        return {}
     pairs = [(first_scores[key], second_scores[key]) for key in common_keys]
-    tau = kendalltau(*zip(*pairs, strict=True)).statistic if pairs else float("nan")
+    tau = kendalltau(*zip(*pairs, strict=True)).statistic
     return {
         "judges": [first, second],
         "answers": len(pairs),
         "tau": None if tau != tau else float(tau),
-        "within_one": sum(abs(a - b) <= 1 for a, b in pairs) / max(1, len(pairs)),
-        "difference": sum(a - b for a, b in pairs) / max(1, len(pairs)),
+        "within_one": sum(abs(a - b) <= 1 for a, b in pairs) / len(pairs),
+        "difference": sum(a - b for a, b in pairs) / len(pairs),
     }
 
 

@@ -182,6 +182,12 @@ def test_agreement_counts_answers_within_a_point():
     assert agreement(rows)["within_one"] == 3 / 4 and agreement(rows)["difference"] == (0 - 1 + 2 + 1) / 4
 
 
+def test_judges_without_a_common_answer_have_no_agreement():
+    """Of two models, each judged by another, `within one point 0.000` would be said of no answer."""
+    rows = [{"question_id": "a", "model": model, "judge": model, "score": 5} for model in ("ft", "lumen")]
+    assert agreement(rows) == {}
+
+
 @pytest.mark.parametrize(
     ("kind", "least", "most"),
     [("opposite", 1, 2), ("side", 1, 3), ("shuffled", 1, 4), ("paraphrase", 8, 10), ("identity", 9, 10)],
