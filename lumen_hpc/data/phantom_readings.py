@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import NamedTuple
 
 from lumen_hpc.data import phantom_states as ps
@@ -173,6 +174,8 @@ def main() -> None:
     parser.add_argument("folder", help="holds the phantoms' truth.jsonl")
     parser.add_argument("split", nargs="?", help="train, val or test; all of them if left out")
     arguments = parser.parse_args()
+    if not (Path(arguments.folder) / "truth.jsonl").is_file():
+        parser.error(f"{arguments.folder} has no truth.jsonl; lumen_hpc.data.phantom.write makes a folder of phantoms")
     result = ceiling(arguments.folder, arguments.split)
     print(f"change F1 over {result.pairs} pairs:")
     print(f"  a reader of both images                   {result.pair:.3f}")

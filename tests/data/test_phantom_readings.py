@@ -114,3 +114,10 @@ def test_the_ceiling_is_printed(tmp_path, capsys, monkeypatch):
     pr.main()
     assert "40 pairs" in (printed := capsys.readouterr().out)
     assert "1.000" in printed
+
+
+def test_a_folder_without_phantoms_is_refused_in_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["phantom_readings", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        pr.main()
+    assert "has no truth.jsonl; lumen_hpc.data.phantom.write" in capsys.readouterr().err
