@@ -67,9 +67,16 @@ def _unreadable(setting: str, place: str | Path, error: OSError) -> UserError:
 
 
 def holding_folder(setting: str, folder: str | Path, table: str) -> str:
-    """The setting with the folder that holds this table: one below, as downloads nest a release, or the one above."""
+    """The setting with the folder that holds this table: one below, as downloads nest a release, or the one above.
+
+    Or further below: wget's mirror is `physionet.org/files/mimic-cxr-jpg/2.1.0`.
+    """
     folder = Path(folder).expanduser()
-    paths = [*folder.glob(f"*/{table}.csv*"), *folder.parent.glob(f"{table}.csv*")]
+    below = ("*/", "m*/*/", "files/m*/*/", "physionet.org/files/m*/*/")  # m: never the patients' folders
+    paths = [
+        *folder.parent.glob(f"{table}.csv*"),
+        *(path for nest in below for path in folder.glob(f"{nest}{table}.csv*")),
+    ]
     return " or ".join(f"{setting}={place}" for place in sorted({path.parents[table.count("/")] for path in paths}))
 
 

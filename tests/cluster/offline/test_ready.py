@@ -257,6 +257,20 @@ def test_a_folder_or_file_within_a_release_is_refused_with_the_release(tmp_path:
     assert result.fix == f"data.mimic_cxr={tmp_path / right}"
 
 
+@pytest.mark.parametrize("given", ["", "physionet.org", "physionet.org/files", "physionet.org/files/mimic-cxr-jpg"])
+def test_a_folder_above_a_mirror_of_physionet_is_refused_with_the_release(tmp_path: Path, given: str) -> None:
+    """As `wget -r` writes it."""
+    files = tmp_path / "physionet.org/files"
+    data, release = Dataset(files).write().data, tmp_path / "physionet.org/files/mimic-cxr-jpg/2.1.0"
+    Path(data.mimic_cxr).rename(files / "release")
+    release.parent.mkdir()
+    (files / "release").rename(release)
+    words = ["stage=prepare", "data=mimic", f"data.mimic_cxr={tmp_path / given}", f"data.diff_vqa={data.diff_vqa}"]
+    request = resolve(words)
+    (result,) = [result for result in ready.data(request.settings, request.profile) if result.level == "bad"]
+    assert result.fix == f"data.mimic_cxr={release}"
+
+
 def test_a_variable_in_the_folder_of_a_dataset_is_not_read_and_said_to_be(tmp_path: Path) -> None:
     site = tmp_path / "site.yaml"
     site.write_text("extends: slurm\ndefaults: {data: {source: mimic, mimic_cxr: $WORK/cxr, diff_vqa: $WORK/vqa}}\n")
