@@ -63,7 +63,10 @@ def submit(request: Request, pipeline: Pipeline) -> int:
     if request.profile.executor == "local":
         return _run_locally(request, pipeline, run)
     if not slurm.installed():
-        raise UserError(f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine")
+        raise UserError(
+            f"profile {request.profile.name} submits to Slurm, but sbatch is not on this machine; submit on a login "
+            "node, or run here with profile=local"
+        )
     with slurm.prefetch():
         return _submit(request, pipeline, run, run_changes)
 

@@ -32,7 +32,10 @@ def statuses(run: Run, step: Step) -> dict[Path, os.stat_result]:
     try:
         return {path: path.stat() for path in paths if not on_nodes_only(path, run.profile)}
     except FileNotFoundError as error:
-        raise UserError(f"stage {step.name} reads {error.filename}, which is not there") from None
+        raise UserError(
+            f"stage {step.name} reads {error.filename}, which is not there; put it back, or correct the setting that "
+            "names its folder"
+        ) from None
 
 
 def fingerprint(folder: Path, path: Path, status: os.stat_result) -> str:

@@ -70,7 +70,9 @@ def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = Fal
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"profile.cache={cache}: cannot be written: {error.strerror}") from None
+        raise UserError(
+            f"profile.cache={cache}: cannot be written: {error.strerror}; choose another with profile.cache=FOLDER"
+        ) from None
     notes = read_json(cache / NOTE, {})
     failed_models = [need for need in models if not _fetch_model(need, notes, cache, console)]
     if settings.experts.model == "xrv":

@@ -144,7 +144,10 @@ def _use_scratch(setting: str) -> None:
             pass
     except OSError as error:
         place = f"{socket.gethostname()}, where it is {folder or '(empty)'}"
-        raise UserError(f"profile.scratch={setting} cannot be used on {place}: {error.strerror}") from None
+        raise UserError(
+            f"profile.scratch={setting} cannot be used on {place}: {error.strerror}; name a folder that each node has, "
+            "or leave it out"
+        ) from None
     os.environ["TMPDIR"] = tempfile.tempdir = folder
     caches = compile_caches(Path(folder))
     for name in ("TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR"):

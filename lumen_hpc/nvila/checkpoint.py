@@ -108,7 +108,8 @@ def _fitting_weights(folder: Path, model: NVILA, dtype: torch.dtype | None) -> I
         yield name, tensor, file
     if missing_names:
         raise UserError(
-            f"{folder} lacks the weights of {sorted(missing_names)[:3]}{' …' if len(missing_names) > 3 else ''}"
+            f"{folder} lacks the weights of {sorted(missing_names)[:3]}{' …' if len(missing_names) > 3 else ''}: "
+            "copy it again"
         )
 
 

@@ -91,7 +91,9 @@ def _require_own(checkpoint: Path, run: Path | None) -> None:
         )
     for path in [checkpoint, *checkpoint.rglob("*")]:
         if reason := foreign(path):
-            raise UserError(f"{checkpoint} is not read: {reason}")
+            raise UserError(
+                f"{checkpoint} is not read: {reason}; give its files to this user alone (cp -rL, chmod -R o-w)"
+            )
 
 
 class Answerer(Protocol):

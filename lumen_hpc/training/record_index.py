@@ -276,7 +276,7 @@ def _length_fault(counts: Measure, max_tokens: int) -> str:
 def _join(folder: Path, file: Path, version: str, total: int, on_bad: str) -> None:
     """Rank 0: joins the blocks to the index; bad records stop the training or are listed."""
     if not total:
-        raise UserError("there is no record to train on")
+        raise UserError(f"{folder}: there is no record to train on; stage=instruct wrote none of this model's kinds")
     block_files = [_block_file(folder, block) for block in range(-(-total // BLOCK))]
     blocks = [_read_columns(block_file, version) for block_file in block_files]
     if missing_file := next((block_file for block_file, block in zip(block_files, blocks) if block is None), None):

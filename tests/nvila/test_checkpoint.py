@@ -141,7 +141,7 @@ def test_missing_unfit_and_unknown_tensors_are_named(saved):
     path = saved / "mm_projector" / "model.safetensors"
     whole = load_file(path)
     for change, message in [
-        ({"layers.1.weight": None}, r"lacks the weights of \['mm_projector.layers.1.weight'\]"),
+        ({"layers.1.weight": None}, r"lacks the weights of \['mm_projector.layers.1.weight'\]: copy it again"),
         ({"layers.1.weight": torch.zeros(3)}, r"mm_projector.layers.1.weight is \(3,\), config.json needs \(128,\)"),
         ({"layers.9.weight": torch.zeros(3)}, "'mm_projector.layers.9.weight' has no place"),
     ]:

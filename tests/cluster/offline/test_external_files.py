@@ -93,5 +93,5 @@ def test_another_users_run_has_nobody_read_a_file_for_hours(run: Run, step: Step
 
 def test_a_file_that_is_not_there_is_named(run: Run, step: Step, table: Path) -> None:
     table.unlink()
-    with pytest.raises(UserError, match=f"stage prepare reads {table}, which is not there"):
+    with pytest.raises(UserError, match=f"stage prepare reads {table}, which is not there; put it back"):
         inputs(run, step)

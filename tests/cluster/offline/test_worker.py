@@ -194,7 +194,7 @@ def test_a_scratch_folder_that_cannot_be_used_is_named(tmp_path: Path, monkeypat
     monkeypatch.setattr(tempfile, "tempdir", None)
     (tmp_path / "file").touch()
     monkeypatch.setenv("LUMEN_SCRATCH", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"profile\.scratch=\$LOCAL cannot be used on .*File exists"):
+    with pytest.raises(UserError, match=r"profile\.scratch=\$LOCAL cannot be used on .*File exists; name a folder"):
         worker._use_scratch("$LOCAL")
     monkeypatch.setenv("LUMEN_SCRATCH", "")
     with pytest.raises(UserError, match=r"where it is \(empty\)"):
