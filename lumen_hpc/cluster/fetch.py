@@ -58,7 +58,8 @@ def required_models(settings: Settings, cache: Path) -> Iterator[RequiredModel]:
 def fetch(settings: Settings, cache: Path, console: Console, dry_run: bool = False) -> int:
     """Fetches what is missing; 0 if all is there afterwards, 1 if something has to be brought by hand.
 
-    `dry_run` prints what would be fetched, and where to; nothing is written or asked of a server.
+    `dry_run` prints what would be fetched, and where to; nothing is written or asked of a server. Raises UserError for
+    a cache that cannot be written.
     """
     models = list(required_models(settings, cache))
     if not models and settings.experts.model != "xrv":

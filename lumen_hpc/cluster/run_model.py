@@ -132,7 +132,10 @@ def _warnings(question: Question, learned: bool) -> Iterator[str]:
 
 
 def ask(request: Request, run: Run) -> int:
-    """Prints the answer; with json=true an object with the findings line and the prompt too."""
+    """Prints the answer; with json=true an object with the findings line and the prompt too.
+
+    Raises UserError without an image or a question, before any model is needed.
+    """
     if not request.image:
         raise UserError("say about which image: image=FILE (JPG, PNG or DICOM), and reference=FILE for an earlier one")
     if not request.question:

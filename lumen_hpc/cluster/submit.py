@@ -101,7 +101,10 @@ def layout(folder: Path) -> str:
 
 
 def prepare_folder(run: Run) -> None:
-    """Creates the run's folder, private to its owner where the data are restricted, and never writable for everyone."""
+    """Creates the run's folder, private to its owner where the data are restricted, and never writable for everyone.
+
+    Raises UserError where it cannot be written, or another user could change what lies there.
+    """
     os.umask(os.umask(0o077) & 0o077 | 0o002)  # Slurm passes it on to the jobs
     try:
         ready.refuse(preflight.foreign_run(run))

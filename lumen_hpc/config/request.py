@@ -110,7 +110,10 @@ OPTIONS = {
 
 
 def read_words(arguments: list[str]) -> tuple[Request, list[str]]:
-    """The request with its verb and options alone, and settings as a dotlist."""
+    """The request with its verb and options alone, and settings as a dotlist.
+
+    Raises UserError for a word that is neither a verb nor KEY=VALUE, and for an option that the verb would ignore.
+    """
     arguments, question = _split_question(arguments)
     words = [argument for argument in arguments if "=" not in argument]
     if unknown_words := [word for word in words if word not in VERBS]:

@@ -268,6 +268,7 @@ def _png_frame(path: Path, name: bytes, body: bytes) -> Size:
 
 
 def valid_size(path: Path, width: int, height: int) -> Size:
+    """The size [px]. Raises UserError for an empty image, and for more pixels than any radiograph has."""
     if not (width > 0 and height > 0):
         raise UserError(f"{path} has an empty image: {width} x {height} px")
     if width * height > MAX_PIXELS:

@@ -278,6 +278,7 @@ def write(
     that they show is a copy of the one that they ask about (`leaks`).
     `prepared` holds studies.jsonl and questions.jsonl; `texts` has every study's experts' sentence where
     `settings.expert_text` is on; `diff_vqa` is Medical-Diff-VQA's folder, read only for `settings.findings_first`.
+    Raises UserError for a study or a long answer that is missing.
     """
     sources = Sources.read(prepared, rewrites, texts, settings, diff_vqa)
     if settings.expert_text and (missing_id := next((id for id in sources.studies if id not in texts.experts), None)):

@@ -122,7 +122,8 @@ def read_studies(folder: str | Path, rejections: Rejections) -> Studies:
     """Reads metadata and split of a MIMIC-CXR-JPG folder.
 
     Bad rows (ids that are not numbers, no dicom_id, a repeated dicom_id, a study of two patients) go to `rejections`
-    and are not used. A study without date is kept here: it matters only if a question is about it.
+    and are not used. A study without date is kept here: it matters only if a question is about it. Raises UserError if
+    no row can be used.
     """
     path = require(folder, METADATA)
     table = CsvTable(path, _COLUMNS, rejections)

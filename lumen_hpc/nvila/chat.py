@@ -54,7 +54,10 @@ class Tokenizer:
 
     @classmethod
     def from_files(cls, files: dict[str, bytes]) -> Tokenizer:
-        """From a checkpoint's `llm/` files: tokenizer.json, or vocab.json and merges.txt through transformers."""
+        """From a checkpoint's `llm/` files: tokenizer.json, or vocab.json and merges.txt through transformers.
+
+        Raises UserError if they are missing or hold no tokenizer of an NVILA.
+        """
         if "llm/tokenizer.json" in files:
             try:
                 backend = Backend.from_str(files["llm/tokenizer.json"].decode("utf-8-sig"))
@@ -108,6 +111,7 @@ class Tokenizer:
         return [message | {"value": self._escape(message["value"])} for message in messages]
 
     def id(self, name: str) -> int:
+        """The id of a token. Raises UserError for a name that the tokenizer lacks."""
         token_id = self.backend.token_to_id(name)
         if token_id is None:
             raise UserError(f"the tokenizer in llm/ has no token {name!r}: not an NVILA tokenizer")
@@ -126,7 +130,8 @@ def place_images(messages: Sequence[Message], per_picture: Sequence[int], aspect
 
     `per_picture` is the number of placeholders of each picture: with `dynamic` one "<image>\\n" per tile, else 1. By
     default `<image>` in the texts is removed, and all pictures open the first human message in their order, as in the
-    official LLaVADataset; `inline` puts each where its `<image>` stands.
+    official LLaVADataset; `inline` puts each where its `<image>` stands. Raises UserError for a conversation without a
+    human message, and with `inline` for another number of `<image>` than of pictures.
     """
     placeholders = [f"{IMAGE}\n" * count if aspect == "dynamic" else IMAGE for count in per_picture]
     result = [{"from": message["from"], "value": message["value"]} for message in messages]
@@ -161,7 +166,10 @@ def with_placeholders(messages: Sequence[Message], pictures: int) -> list[Messag
 
 
 def render(messages: Sequence[Message], *, generation: bool) -> tuple[str, list[tuple[int, int]]]:
-    """ChatML text of a conversation and the (start, stop) characters of each answer with its `<|im_end|>`."""
+    """ChatML text of a conversation and the (start, stop) characters of each answer with its `<|im_end|>`.
+
+    Raises UserError for a message that is from nobody in ROLES.
+    """
     text, spans = "", []
     if ROLES.get(messages[0]["from"]) != "system":
         text = f"{START}system\n{SYSTEM}{END}\n"

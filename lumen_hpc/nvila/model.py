@@ -209,7 +209,7 @@ class NVILA(nn.Module):
         """Greedy answers to records or inputs; options as for `lumen_hpc.nvila.generate.generate`.
 
         Records are written as in the checkpoint's training (`config.prompt_form`); give the inputs of
-        `preprocess(records, generation=True, …)` for another form.
+        `preprocess(records, generation=True, …)` for another form. Raises UserError for inputs that contain answers.
         """
         inputs = records if isinstance(records, Inputs) else self.preprocess(records, generation=True)
         if not inputs.generation:

@@ -54,7 +54,10 @@ PICTURE, PADDING = -1, -2
 def expand(
     ids: np.ndarray, labels: np.ndarray, image: int, newline: int, counts: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give every `<image>` (id `image`) its places: counts[i] - 1 features and a newline, none of them supervised."""
+    """Give every `<image>` (id `image`) its places: counts[i] - 1 features and a newline, none of them supervised.
+
+    Raises UserError for another number of `<image>` than of `counts`.
+    """
     image_places = np.flatnonzero(ids == image)
     if len(image_places) != len(counts):
         raise UserError(f"the text has {len(image_places)} <image> tokens but the images make {len(counts)}")
@@ -177,7 +180,8 @@ def packed_length(group: Sequence[Sample]) -> int:
 def shared_length(group: Sequence[Sample]) -> int:
     """Length of the beginning that all samples of a group share [tokens]; 0 for a single sample.
 
-    It holds all their pictures and no supervised token, and leaves every sample at least one token of its own.
+    It holds all their pictures and no supervised token, and leaves every sample at least one token of its own. Raises
+    UserError for samples with other pictures, or with one behind the place where their texts part.
     """
     if len(group) < 2:
         return 0

@@ -95,7 +95,10 @@ def picture_key(picture: Picture) -> object:
 
 
 def open_picture(picture: Picture, place: int = 0) -> Image.Image:
-    """A picture as a PIL image of mode L (one grey channel) or RGB."""
+    """A picture as a PIL image of mode L (one grey channel) or RGB.
+
+    Raises UserError for one that cannot be read, is empty or has more than 8 bits, by its path or as image `place`.
+    """
     name = str(picture) if isinstance(picture, str | Path) else f"image {place}"
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3):
@@ -165,7 +168,8 @@ def best_grid(width: int, height: int, size: int, fewest: int, most: int) -> tup
 
     Candidates are ordered by their number of tiles; of equally close ones the later wins if the picture has more
     than half the grid's area. Official `find_closest_aspect_ratio`. For equal numbers of tiles the official order is
-    the iteration order of a Python set of tuples, so the same set is built here.
+    the iteration order of a Python set of tuples, so the same set is built here. Raises UserError if no grid has
+    between `fewest` and `most` tiles.
     """
     grids = {
         (columns, rows)

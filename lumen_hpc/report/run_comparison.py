@@ -47,7 +47,7 @@ class Differences:
 
 
 def values(run: RunResults) -> dict[Place, float]:
-    """The values of a run's own tables."""
+    """The values of a run's own tables. Raises UserError for a file that holds none."""
     rows = csv.DictReader(io.StringIO(read_bytes(run.tables).decode(errors="replace"), newline=""))
     try:
         return {

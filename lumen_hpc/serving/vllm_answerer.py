@@ -94,7 +94,8 @@ class VLLMModel:
     ) -> list[tuple[list[int], Any]]:
         """For each record the answer's token ids, with the stop token if reached, and vLLM's whole output.
 
-        adapter: a LoRARequest, where the model was opened with `enable_lora`. `options` go to SamplingParams.
+        adapter: a LoRARequest, where the model was opened with `enable_lora`. `options` go to SamplingParams. Raises
+        UserError for `max_new_tokens` below 1.
         """
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens={max_new_tokens}: ask for at least one")

@@ -105,7 +105,10 @@ class Engine:
         self.ds.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=self._adapters_only)
 
     def load(self, folder: Path, tag: str) -> None:
-        """Loads weights and optimizer state from `folder/tag`, written by `stage` or converted from it."""
+        """Loads weights and optimizer state from `folder/tag`, written by `stage` or converted from it.
+
+        Raises RuntimeError if DeepSpeed finds nothing there.
+        """
         with weights_only():
             path, _ = self.ds.load_checkpoint(str(folder), tag=tag, load_module_strict=not self._adapters_only)
         if path is None:

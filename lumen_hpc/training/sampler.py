@@ -102,7 +102,7 @@ def single_stream(
     """One stream of all samples: `epochs` passes with every sample once in each.
 
     The last step takes the rest. `groups` [samples] int is equal for equal images; a positive `steps` replaces
-    `epochs`.
+    `epochs`. Raises UserError if these make no sample.
     """
     stream = Stream(np.arange(len(groups)), groups, max_run_length=max_run_length, seed=(seed,))
     total = steps * global_batch if steps else round(len(groups) * epochs)
