@@ -300,7 +300,10 @@ def cancel(request: Request, pipeline: Pipeline) -> int:
         print(f"lumen: not cancelled, still in the queue: {', '.join(remaining_ids)}", file=sys.stderr)
         return 1
     if step_names is None:
-        live.mark_cancelled(records)
+        try:
+            live.mark_cancelled(records)
+        except OSError as error:  # a disk that is full or read-only may be why it is cancelled
+            print(f"lumen: {run.folder}: the end of its jobs cannot be noted there: {error.strerror}", file=sys.stderr)
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Which file system has no room left, when a task could not write."""
+"""Which file system has no room left, or is read-only, when a task could not write."""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import resource
 import tempfile
@@ -18,6 +19,8 @@ MESSAGES = re.compile(
 FIX = (
     "free space there (df, df -i, quota), then the same command goes on; finished shards and older checkpoints are safe"
 )
+READ_ONLY_MESSAGE = "is read-only now"
+READ_ONLY_FIX = "once it can be written again, the same command goes on; finished shards are safe"
 
 
 def explain(error: BaseException, folder: Path) -> str:
@@ -42,6 +45,13 @@ def explain(error: BaseException, folder: Path) -> str:
 def no_room_message(place: Path) -> str:
     """What to say where a file's or folder's file system has no room left; empty where it has."""
     return "" if has_room(place) else f"No space left on the file system {mount_point(place)}, where {place} is"
+
+
+def unwritable_message(folder: Path) -> str:
+    """What to say of a folder to which nothing can be written now, for want of room or right; else empty."""
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return f"the file system {mount_point(folder)}, where {folder} is, {READ_ONLY_MESSAGE}"
+    return no_room_message(folder)
 
 
 def mount_point(place: Path) -> Path:

@@ -140,6 +140,15 @@ def _check_folder(folder: Path, room_gb: float) -> Iterator[CheckResult]:
         yield from problems
         return
     ancestor = _existing_ancestor(folder)
+    try:
+        has_locks = _has_locks(ancestor)
+    except OSError as error:
+        yield CheckResult(
+            "bad",
+            f"run folder {folder}: {ancestor} cannot be written: {error.strerror}",
+            "make room or ask its administrators, or choose another with runs=FOLDER",
+        )
+        return
     free = shutil.disk_usage(ancestor).free / 1e9
     if free < room_gb:
         yield CheckResult(
@@ -149,7 +158,7 @@ def _check_folder(folder: Path, room_gb: float) -> Iterator[CheckResult]:
         )
     else:
         yield CheckResult("ok", f"run folder {folder}: writable, {free:.0f} GB free")
-    if not _has_locks(ancestor):
+    if not has_locks:
         yield CheckResult(
             "warn",
             f"{ancestor}: file locks do nothing here",

@@ -21,6 +21,7 @@ FIXES: Sequence[tuple[str, str]] = (
         "profile.setup: ['ulimit -f unlimited']; Slurm takes the limits of the shell that submits over to the jobs",
     ),
     (full_disk.MESSAGES.pattern, full_disk.FIX),
+    (full_disk.READ_ONLY_MESSAGE, full_disk.READ_ONLY_FIX),
     (
         r"out of memory|OutOfMemory|MemoryError|Cannot allocate",
         "more memory: profile.resources.KIND.mem_gb, or a smaller batch",
@@ -115,12 +116,12 @@ def failure_kinds(
         if row["job"] not in live_ids and _is_current(row, max(submissions.values(), default=""))
     ]
     usage_by_job = usage([row["job"] for row in killed_attempts if row["job"]]) or {}
-    # On a full disk a task could not even record its end.
-    full_disk_message = full_disk.no_room_message(folder) if killed_attempts else ""
+    # On a disk that takes nothing a task could not even record its end.
+    unwritable_message = full_disk.unwritable_message(folder) if killed_attempts else ""
     for row in killed_attempts:
         error, fix_text = (
-            (full_disk_message, full_disk.FIX)
-            if full_disk_message
+            (unwritable_message, fix(unwritable_message))
+            if unwritable_message
             else _explain_end(usage_by_job.get(row["job"]))
             if row["job"]
             else LOCAL_END
@@ -226,16 +227,16 @@ def early_failures(
         for name, entry in (usage([name for name, _ in idle_tasks]) or {}).items()
         if entry.state in slurm.ENDED_STATES
     }
-    full_disk_message = full_disk.no_room_message(folder) if folder.is_dir() else ""
+    unwritable_message = full_disk.unwritable_message(folder) if folder.is_dir() else ""
     blocker, gate_log = _find_blocker(run, step) if inputs_done else ("", None)
     kinds: dict[str, FailureKind] = {}
     for name, pack_begun in idle_tasks:
         log = Path(_log(folder, name))
         task_usage = _usage_of(usage_by_job, name)
         if log.is_file():
-            ending = _last_line(log) or full_disk_message or "its log is empty"
+            ending = _last_line(log) or unwritable_message or "its log is empty"
         elif task_usage and task_usage.node and task_usage.state != "COMPLETED":
-            ending = full_disk_message or f"it ended as {task_usage.state} on {task_usage.node} and left no log"
+            ending = unwritable_message or f"it ended as {task_usage.state} on {task_usage.node} and left no log"
         elif not pack_begun and gate_log:
             ending, log = blocker, gate_log
         elif not pack_begun and blocker and task_usage and task_usage.state == "CANCELLED":

@@ -108,6 +108,17 @@ def test_a_dry_run_says_that_nothing_could_be_written(
     assert "is not writable for you" in capsys.readouterr().out
 
 
+def test_check_names_the_folder_that_takes_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(tmp_path / ".lumen-lock-x"))
+
+    monkeypatch.setattr(preflight.tempfile, "NamedTemporaryFile", refuse)
+    assert launch.main(["check", "profile=local", "recipe=demo", f"runs={tmp_path}", "run=r"]) == 2
+    assert f"run folder {tmp_path / 'r'}: {tmp_path} cannot be written: Read-only file sys" in capsys.readouterr().out
+
+
 def test_check_of_one_stage_looks_at_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["check", "profile=local", "recipe=demo", f"runs={tmp_path}", "run=r", *MIMIC, "train.base=/no/such/model"]
     assert launch.main([*words, "stage=instruct"]) == 0

@@ -402,6 +402,22 @@ def test_what_is_submitted_while_a_run_is_being_cancelled_is_not_marked_as_cance
     assert [bool(record.get("cancelled")) for record in live.submissions(run.folder)] == [True, False]
 
 
+def test_a_run_on_a_disk_that_takes_nothing_can_be_cancelled(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, capsys
+):
+    run, submitted = submit_chain(request_here, stages)
+    _queue(fake, submitted)
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(live.files, "write_text", refuse)
+    assert commands.cancel(request_here, Pipeline(tuple(stages), jobs.run_pack)) == 0
+    shown = capsys.readouterr()
+    assert f"cancelled {len(submitted)} job(s)" in shown.out
+    assert f"{run.folder}: the end of its jobs cannot be noted there: Read-only file system" in shown.err
+
+
 @pytest.mark.parametrize("state", ["SIGNALING", "STAGE_OUT", "SPECIAL_EXIT", "OF_A_LATER_SLURM"])
 def test_a_job_in_an_unusual_state_still_holds_its_shards(
     fake: Path, request_here: Request, stages: list[Stage], state: str

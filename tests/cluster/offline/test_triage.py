@@ -200,18 +200,27 @@ def test_a_full_disk_is_not_taken_for_anything_else(error: str):
 
 def statvfs(**left: int) -> SimpleNamespace:
     """A file system with plenty of everything but what is `left`."""
-    return SimpleNamespace(**{"f_frsize": 1, "f_bavail": 10**9, "f_files": 10**6, "f_favail": 10**5} | left)
+    plenty = {"f_frsize": 1, "f_bavail": 10**9, "f_files": 10**6, "f_favail": 10**5, "f_flag": 0}
+    return SimpleNamespace(**plenty | left)
 
 
-@pytest.mark.parametrize("left", [{"f_bavail": 4096}, {"f_favail": 0}], ids=["bytes", "files"])
+@pytest.mark.parametrize(
+    ("left", "message", "fix"),
+    [
+        ({"f_bavail": 4096}, r"No space left on the file system /", full_disk.FIX),
+        ({"f_favail": 0}, r"No space left on the file system /", full_disk.FIX),
+        ({"f_flag": os.ST_RDONLY}, r"the file system /.* is read-only now", full_disk.READ_ONLY_FIX),
+    ],
+    ids=["bytes", "files", "read-only"],
+)
 def test_a_task_that_could_not_record_its_end_on_a_full_disk_is_told_from_a_killed_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: dict[str, int]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: dict[str, int], message: str, fix: str
 ):
     row = {"pack": 0, "attempt": 1, "event": "began", "chain": "0001", "job": "7", "node": "n2"}
     manifest.append(tmp_path / "attempts.jsonl", row)
     monkeypatch.setattr(files.os, "statvfs", lambda path: statvfs(**left))
     (kind,) = triage.failure_kinds(tmp_path, [0], usage=lambda jobs: None)
-    assert re.match(r"No space left on the file system /", kind.error) and kind.fix == full_disk.FIX
+    assert re.match(message, kind.error) and kind.fix == fix
 
 
 def test_a_full_disk_is_named_by_its_mount_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
