@@ -256,6 +256,10 @@ def early_failures(
         if ending in (CANCELLED_BEFORE_START, LOST):
             rerun = f"the same command goes on: python launch.py stage=full {run.arguments}"
             kind.log, kind.fix = "", f"{rerun}; if it ends so again: {kind.fix}" if ending == LOST else rerun
+    for kind in kinds.values():
+        if kind.count > 1 and len(kind.nodes) == 1:  # it is free again at once, and draws the next task
+            (node,) = kind.nodes
+            kind.fix += f"; where {node} alone is the cause: profile.additional.exclude={node}"
     return sorted(kinds.values(), key=lambda kind: -kind.count)
 
 

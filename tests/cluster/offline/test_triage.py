@@ -157,6 +157,23 @@ def test_tasks_that_slurm_ended_before_their_work_are_one_failure(run: Run, stag
     assert kind.count == 2 and "the same command goes on" in kind.fix and kind.log.endswith("7_0_0_log.out")
 
 
+@pytest.mark.parametrize(("nodes", "named"), [(["n1", "n1"], True), (["n1", "n2"], False)])
+def test_a_node_on_which_every_job_ends_before_its_work_can_be_left_out(
+    run: Run, stages: list[Stage], nodes: list[str], named: bool
+):
+    step = Step(stages[0])
+    _submitted(run, step)
+    (plan,) = run.folder.glob("submissions/*/plan.json")
+    record = json.loads(plan.read_text())
+    plan.write_text(json.dumps(record | {"jobs": [*record["jobs"], record["jobs"][0] | {"id": "8", "link": 1}]}))
+    for name in ("7", "8"):
+        log = run.folder / step.name / "logs" / f"{name}_0_log.out"
+        log.write_text(f"/spool/job0000{name}/slurm_script: line 24: /venv/bin/python: No such file or directory\n")
+    ends = {name: Usage("FAILED", 0, 1.0, node=node) for name, node in zip("78", nodes, strict=True)}
+    (kind,) = triage.early_failures(run, step, [0], True, lambda jobs: ends)
+    assert kind.count == 2 and ("profile.additional.exclude=n1" in kind.fix) is named
+
+
 def test_a_job_without_a_log_is_a_failure_unless_what_it_reads_is_one(run: Run, stages: list[Stage]):
     step = Step(stages[0])
     _submitted(run, step)
