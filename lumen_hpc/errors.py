@@ -19,6 +19,18 @@ class UserError(ValueError):
     """What would do about every error of this class; printed after the message of one that ends a command."""
 
 
+class FailedMount(UserError):
+    """A file is not missing or broken: its file system did not answer, and may do so again."""
+
+
+def unreadable(place: str, error: OSError) -> UserError:
+    """The error of a file that cannot be read; EIO may be of the file alone, such as a bad sector."""
+    message = f"{place} cannot be read: {error.strerror or error}"
+    if error.errno not in FAILED_MOUNT or error.errno == errno.EIO:
+        return UserError(message)
+    return FailedMount(f"{message}; its file system does not answer: have it mounted again, and repeat the command")
+
+
 def raise_interrupts() -> None:
     """Has Ctrl-C raise KeyboardInterrupt again, where launch.py lets it end the process while modules load."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:

@@ -28,7 +28,7 @@ from lumen_hpc.data.image_headers import (
     png_header,
 )
 from lumen_hpc.data.resize import xrv_resize
-from lumen_hpc.errors import UserError
+from lumen_hpc.errors import UserError, unreadable
 from lumen_hpc.files import open_regular
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _read(path: Path) -> bytes:
         with open_regular(path) as file:
             return file.read()
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(f"image {path}", error) from None
 
 
 def _head(path: Path) -> bytes:
@@ -211,7 +211,7 @@ def _head(path: Path) -> bytes:
                 raise UserError(f"{path} has {size >> 20} MiB; the file of a radiograph has at most {limit}")
             return file.read(132)
     except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(f"image {path}", error) from None
 
 
 def _tail(path: Path) -> bytes:
@@ -219,10 +219,6 @@ def _tail(path: Path) -> bytes:
     with open(path, "rb") as file:
         file.seek(max(file.seek(0, 2) - 64, 0))
         return file.read()
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"image {path} cannot be read: {error.strerror or error}")
 
 
 def _unknown_kind(path: Path, data: bytes) -> UserError:

@@ -23,7 +23,7 @@ from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.study_times import days, study_times
 from lumen_hpc.data.table_files import METADATA, MIMIC_ALL, SPLIT, require, require_visible
 from lumen_hpc.data.tables import Block, CsvTable, Place, whole_numbers
-from lumen_hpc.errors import UserError
+from lumen_hpc.errors import UserError, unreadable
 
 _COLUMNS = (
     "dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", "ViewCodeSequence_CodeMeaning",
@@ -328,7 +328,7 @@ class ImageFiles:
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as reason:  # a folder without permission or a stale mount has not lost its files
-            raise UserError(f"image {path} cannot be read: {reason.strerror or reason}") from None
+            raise unreadable(f"image {path}", reason) from None
         if not stat.S_ISLNK(mode):
             if not stat.S_ISREG(mode):
                 raise UserError(f"image {path} is not a file")

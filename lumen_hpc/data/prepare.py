@@ -32,7 +32,7 @@ from lumen_hpc.data.questions import SPLITS, read_questions
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.selection import REPEAT, Columns, distinct, patient_splits, repeats, select, usable
 from lumen_hpc.data.study_times import moments
-from lumen_hpc.errors import UserError
+from lumen_hpc.errors import FailedMount, UserError
 from lumen_hpc.files import atomic
 
 MAX_EXAMPLES = 20
@@ -211,6 +211,8 @@ def _inspections(studies: Studies, positions: list[int], files: ImageFiles, sett
             path = files.path(kind, *ids)
             details = inspector(path) if inspector else None
             status = os.stat(path)
+        except FailedMount:  # with on_bad=skip, studies would be left out that are there
+            raise
         except (UserError, OSError) as fault:
             return _Inspection(position, fault=str(fault))
         identity = hash((status.st_dev, status.st_ino)) if status.st_ino else 0  # some mounts number no file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import gzip
 import io
 import json
@@ -500,6 +501,25 @@ def test_an_empty_image_is_named(dataset):
     dataset.image(50000011).write_bytes(b"")
     with pytest.raises(UserError, match=re.escape(f"{dataset.image(50000011)} is empty; fetch the file again")):
         dataset.run()
+
+
+@pytest.mark.parametrize("images", ["read", "exist"])
+@pytest.mark.parametrize(("number", "message"), [(errno.ESTALE, "its file system does not answer"), (errno.EIO, "")])
+def test_a_mount_that_fails_leaves_no_study_out(dataset, monkeypatch, images, number, message):
+    """An error of one file (EIO) does."""
+    failing, lstat = dataset.image(50000011), os.lstat
+
+    def answer(path: str) -> os.stat_result:
+        if path == str(failing):
+            raise OSError(number, os.strerror(number), path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", answer)
+    if message:
+        with pytest.raises(UserError, match=rf"image {failing} cannot be read: Stale file handle; {message}"):
+            dataset.run(images=images, **SKIP)
+    else:
+        assert dataset.run(images=images, **SKIP)["rejected"]["rows_by_kind"]["image missing or broken"] == 1
 
 
 def test_a_folder_in_place_of_an_image_is_named(dataset):
