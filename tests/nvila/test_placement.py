@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+from accelerate.utils import convert_file_size_to_int
 
 from lumen_hpc import nvila
 from lumen_hpc.errors import UserError
@@ -84,3 +88,9 @@ def test_auto_fills_what_is_free(folder, records):
     assert nvila.load(folder, device="auto").generate(records, max_new_tokens=6) == whole.generate(
         records, max_new_tokens=6
     )
+
+
+def test_sizes_as_the_page_writes_them_are_read():
+    page = Path(__file__).parents[2] / "docs" / "nvila.md"
+    sizes = re.findall(r'"(\d+[A-Za-z]+B)"', page.read_text())
+    assert len(sizes) == 4 and all(convert_file_size_to_int(size) for size in sizes)
