@@ -119,13 +119,10 @@ def failure_kinds(
     # On a disk that takes nothing a task could not even record its end.
     unwritable_message = full_disk.unwritable_message(folder) if killed_attempts else ""
     for row in killed_attempts:
-        error, fix_text = (
-            (unwritable_message, fix(unwritable_message))
-            if unwritable_message
-            else _explain_end(usage_by_job.get(row["job"]))
-            if row["job"]
-            else LOCAL_END
-        )
+        if unwritable_message:
+            error, fix_text = unwritable_message, fix(unwritable_message)
+        else:
+            error, fix_text = _explain_end(usage_by_job.get(row["job"])) if row["job"] else LOCAL_END
         kind = kinds.setdefault(error, FailureKind(error, fix=fix_text))
         kind.nodes.add(row["node"])
         kind.count += 1

@@ -260,14 +260,10 @@ def _check_range(assignment: str, value: Any, item: dataclasses.Field[Any]) -> N
         rule = "be a finite number"
     elif excludes_low:
         rule = f"be above {low:g}" + f" and at most {high:.12g}" * (high < math.inf)
+    elif high < math.inf:
+        rule = f"be from {low:g} to {high:.12g}"
     else:
-        rule = (
-            f"be from {low:g} to {high:.12g}"
-            if high < math.inf
-            else f"be at least {low:g}"
-            if low
-            else "not be negative"
-        )
+        rule = f"be at least {low:g}" if low else "not be negative"
     default = f"; the default is {item.default:g}" if isinstance(item.default, int | float) else ""
     raise UserError(f"{assignment}: must {rule}{default}")
 
