@@ -45,7 +45,7 @@ class Muon:
             active = [matrix for matrix in matrices if matrix.grad is not None]
             if not active:
                 continue
-            gradient = torch.stack([matrix.grad for matrix in active])  # type: ignore[misc]
+            gradient = torch.stack([matrix.grad for matrix in active])
             momentum = self._momenta.setdefault(shape, torch.zeros_like(gradient))
             momentum.lerp_(gradient, 1 - MOMENTUM)
             update = orthogonal(gradient.lerp(momentum, MOMENTUM))  # Nesterov's

@@ -83,7 +83,7 @@ def load_request(path: Path, folder: Path) -> Request:
         run=folder.name,
         runs=str(folder.parent),
         recipe=str(values.recipe),
-        given=dict(OmegaConf.to_container(values.get("given") or OmegaConf.create())),  # type: ignore[arg-type]
+        given=dict(OmegaConf.to_container(values.get("given") or OmegaConf.create())),
         settings=settings,
         profile=merge(Profile, [(str(path), values.profile)]),
     )

@@ -208,7 +208,7 @@ def _base_sources(
 
 
 def _as_dict(values: Any) -> dict[str, Any]:
-    return OmegaConf.to_container(values) if isinstance(values, DictConfig) else values  # type: ignore[return-value]
+    return OmegaConf.to_container(values) if isinstance(values, DictConfig) else values
 
 
 def _leaves(values: DictConfig) -> list[tuple[str, Any]]:

@@ -114,7 +114,7 @@ class PhantomExpert(nn.Module):
 
 def loss(logits: Sequence[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy per image, summed over attributes and heads; `labels` int64 [n, attributes]."""
-    return sum(  # type: ignore[return-value]
+    return sum(
         F.cross_entropy(part, labels[:, column], ignore_index=NO_TARGET, reduction="sum") / len(labels)
         for head in logits
         for column, part in enumerate(head.split(_CLASS_COUNTS, dim=1))

@@ -20,7 +20,7 @@ def set_last_layer(layer: Qwen2DecoderLayer, *, compiled: bool) -> None:
 class LastLayer(Qwen2DecoderLayer):
     """A Qwen2 layer whose result may be requested for some places only."""
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, hidden_states: torch.Tensor, *args: Any, places: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
         """[rows, length, width] to the same, or to [1, places, width] at `places` of the flattened rows."""
