@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lumen_hpc.config.schema import Evaluate
+from lumen_hpc.errors import UserError
 from sandbox.cheat_scores import COLUMNS, Scored, score
 from sandbox.cheats import CHEATS, World, rows
 
@@ -31,7 +32,12 @@ def main() -> None:
     parser.add_argument("--judge", action="store_true", help="score every cheat's answers by the grammar's rule too")
     parser.add_argument("--ideal", action="store_true", help="the best reader in the place of the run's models")
     options = parser.parse_args()
-    inputs, settings, seed = run_inputs(options.run, ideal=options.ideal)
+    if not (options.run / "config.yaml").is_file():
+        parser.error(f"{options.run} is no run: it has no config.yaml; `make demo` makes runs/demo")
+    try:
+        inputs, settings, seed = run_inputs(options.run, ideal=options.ideal)
+    except UserError as error:
+        parser.error(str(error))
     world = World.of(inputs)
     scores_of: list[Scored] = []
     head = ("answerer", "difference F1 / ROUGE-L", "prediction F1 / BLEU-4 / ROUGE-L / judge",
@@ -59,6 +65,8 @@ def run_inputs(folder: Path, *, ideal: bool = False) -> tuple[Any, Evaluate, int
 
     settings, profile = config_file.load(folder / "config.yaml")
     inputs = evaluate.inputs(Task(Run(folder.resolve(), settings, profile), Step(evaluate.STAGE, "")))
+    if not inputs.truth:
+        raise UserError(f"{folder} has no phantoms: of other data nobody knows what the images show")
     # Streams, each read by every answerer.
     inputs = replace(inputs, records=list(inputs.records), training_meta=list(inputs.training_meta))
     answers = {} if ideal else {model: list(rows_of_model) for model, rows_of_model in inputs.answers.items()}

@@ -141,4 +141,7 @@ if __name__ == "__main__":
         here = Path(__file__).parents[1]
         model(Path(sys.argv[2]), [here, *map(Path, sys.argv[3:])])
     else:
-        cases(Path(sys.argv[1]) if len(sys.argv) > 1 else CASES)
+        path = Path(sys.argv[1]) if len(sys.argv) > 1 else CASES
+        if not path.is_file():
+            sys.exit(f"{path}: there is no such file of cases; --help says what one is")
+        cases(path)

@@ -52,6 +52,15 @@ MODULES = sorted(
 )
 
 
+@pytest.mark.parametrize("module", ["benchmarks.cheats", "benchmarks.fact_check"])
+def test_a_benchmark_of_a_file_that_is_not_there_says_so_in_a_line(module, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", module, "absent"],
+        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode and "absent" in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_a_module_that_the_pages_run_explains_itself(module, tmp_path):
     done = subprocess.run(
