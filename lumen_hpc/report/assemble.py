@@ -188,6 +188,7 @@ class _Measurements:
             *self.language["unfit"],
             *([str(self.comparison)] if self.comparison else []),
             *tables.notes(self.results),
+            *tables.permutation_notes(self.tables, self.settings),
             *images_left_out.note(self.answers.fewer_images, self.question_count),
             str(self.self_check),
             *budgets.notes(self.budgets, self.results.labels(), self.results.principal),

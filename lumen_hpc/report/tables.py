@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from lumen_hpc.config.schema import Evaluate
 from lumen_hpc.metrics.measures import MEASURES as DEFINITIONS
 from lumen_hpc.metrics.significance import fewest_patients
 from lumen_hpc.report.baselines import BASELINES
@@ -147,6 +149,20 @@ def notes(results: Results) -> list[str]:
         )
     lines += [f"{baseline.label}: {baseline.about}." for name, baseline in BASELINES.items() if name in results.samples]
     return lines + [f"Irregular: {line}." for line in results.problems.lines()]
+
+
+def permutation_notes(tables: Sequence[Table], settings: Evaluate) -> list[str]:
+    """A sentence where permutations are too few for a star, however large a difference is."""
+    tests = sum(cell.p is not None for table in tables for cell in _cells(table))
+    least = 1 / (1 + settings.permutations)
+    if not settings.alpha or tests * least < settings.alpha:
+        return []
+    stars = "`*`" if least < settings.alpha else "`*` or `(*)`"
+    return [
+        f"No difference can have {stars}: {settings.permutations:,} permutations show no p below {least:.2g}, and "
+        f"none below {min(1.0, tests * least):.2g} after Holm's correction of {tests} tests; "
+        f"`evaluate.permutations={math.ceil(tests / settings.alpha)}` or more would do."
+    ]
 
 
 def published(cell: Cell) -> float | None:

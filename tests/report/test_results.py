@@ -114,6 +114,18 @@ def test_stars(results, p, p_holm, expected):
         assert tables.star(replace(cell, p=p, p_holm=p_holm, difference=holds_0), 0.001) == ""
 
 
+def test_too_few_permutations_for_a_star_are_said(results):
+    found = tables.tables(results)
+    tests = sum(cell.p is not None for table in found for _, cells in table.rows for cell in cells)
+    fewest = 1000 * tests  # tests / (1 + fewest) is below 0.001
+    assert tables.permutation_notes(found, Evaluate(permutations=fewest)) == []
+    for permutations, start in ((fewest - 1, "No difference can have `*`: "), (999, "No difference can have `*` or ")):
+        (note,) = tables.permutation_notes(found, Evaluate(permutations=permutations))
+        assert note.startswith(start)
+        assert f"{tests} tests" in note and f"`evaluate.permutations={fewest}`" in note
+    assert tables.permutation_notes([], Evaluate(permutations=1)) == []
+
+
 def test_each_cell_has_the_p_of_its_own_difference(results):
     measures = ("rouge_l", "finding_f1", "accuracy")
     cells = [results.cell("diagnostic", measure, "ft", tested=True) for measure in measures]
