@@ -115,11 +115,7 @@ def _findings_questions(results: Results, models: Sequence[str]) -> Truth:
 
 
 def _rate(results: Results, right: Column, where: np.ndarray) -> Rate:
-    n = int((where & right.applies()).sum())
-    if not n:
-        return Rate(0, None, None, None)
-    value, low, high = results.bootstrap.interval(right, where)
-    return Rate(n, value, low, high)
+    return Rate(int((where & right.applies()).sum()), *results.bootstrap.interval(right, where))
 
 
 def confusions(results: Results) -> list[Confusion]:

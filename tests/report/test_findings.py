@@ -65,6 +65,7 @@ def test_a_listed_finding_counts_where_it_is_named(results):
 
 
 def test_rare_findings_can_be_left_out(results):
+    assert [(d.way, d.finding) for d in findings.detections(results, least=4)] == [(findings.ASKED_FOR, "edema")]
     assert findings.detections(results, least=5) == []
 
 
