@@ -349,6 +349,8 @@ class ImageFiles:
             hint = "; it is a link to a file that is not there (git-annex: get the content)"
         elif similar_file := _similar_file(paths[0]):
             hint = f"; there is {similar_file} instead: names must match, capitals and ending included"
+        elif missing_folders := [str(folder) for folder in Path(paths[0]).parents if not os.path.isdir(folder)]:
+            hint = f"; there is no folder {missing_folders[-1]}"  # p15 of a download that is not complete
         raise UserError(f"image missing: {' and '.join(paths)}{hint}")
 
 

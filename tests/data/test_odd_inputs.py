@@ -379,6 +379,14 @@ def test_an_image_under_another_name_is_missing_and_the_other_name_is_told(datas
         dataset.run()
 
 
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_of_an_incomplete_download_the_folder_that_is_missing_is_named(dataset, level):
+    folder = dataset.image(50000011).parents[level]
+    folder.rename(dataset.folder / "elsewhere")
+    with pytest.raises(UserError, match=rf"s50000011/aa11\.jpg; there is no folder {folder} \("):
+        dataset.run()
+
+
 def test_a_link_without_its_content_is_called_that(dataset):
     """As git-annex leaves one whose content was not fetched."""
     path = dataset.image(50000033)
