@@ -83,19 +83,23 @@ def make_records() -> list[dict]:
 
 
 @pytest.fixture
-def open_vllm(monkeypatch):
-    """Opens a checkpoint in vLLM, in float32 with small cache blocks; closed after the test.
+def frozen_heap(monkeypatch) -> None:
+    """vLLM freezes all objects and thaws them, and looks through them six times: half a second each.
 
-    vLLM freezes all objects and thaws them, and looks through them six times. Here those of other tests and of vLLM's
-    modules stay frozen: a look is through one model's.
+    Here those of other tests and of vLLM's modules stay frozen: a look is through one model's.
     """
-    from lumen_hpc.serving.vllm_answerer import VLLMModel
-
-    opened = []
     gc.collect()
     gc.freeze()
     for name in ("freeze", "unfreeze"):
         monkeypatch.setattr(gc, name, lambda: None)
+
+
+@pytest.fixture
+def open_vllm(frozen_heap):
+    """Opens a checkpoint in vLLM, in float32 with small cache blocks; closed after the test."""
+    from lumen_hpc.serving.vllm_answerer import VLLMModel
+
+    opened = []
 
     def open_model(folder: Path, **options) -> VLLMModel:
         opened.append(VLLMModel(folder, dtype="float32", max_model_len=1024, block_size=32, **options))

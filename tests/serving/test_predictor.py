@@ -12,6 +12,7 @@ from lumen_hpc.serving import predictor, trial
 from tests.training import tiny
 
 
+@pytest.mark.usefixtures("frozen_heap")
 @pytest.mark.parametrize("aspect", [{"aspect": "resize"}, {"aspect": "dynamic_s2", "projector": "mlp_downsample"}])
 def test_both_engines_write_the_same_rows(tmp_path, aspect):
     pytest.importorskip("vllm")
