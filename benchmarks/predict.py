@@ -16,15 +16,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image
-
-from lumen_hpc import nvila
-from lumen_hpc.data.records import Records
-from lumen_hpc.nvila.tiny import make_tiny
-from lumen_hpc.serving.vllm_answerer import VLLMModel
-from lumen_hpc.training.predict import NativeAnswerer, open_model
 from sandbox.usage import explain
 
 QUESTIONS = ("What has changed?", "Is there a pneumothorax?", "What will change in 3 days?")
@@ -33,6 +24,12 @@ BATCH = 16
 
 def stand_in(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
     """A random model and the questions that it is asked."""
+    import numpy as np
+    from PIL import Image
+
+    from lumen_hpc import nvila
+    from lumen_hpc.nvila.tiny import make_tiny
+
     sizes: dict[str, Any] = dict(
         image_size=112, patch_size=14, vision_width=192, vision_layers=6, width=512, layers=8, heads=8, kv_heads=2
     )
@@ -48,6 +45,12 @@ def stand_in(folder: Path) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def main() -> None:
+    import torch
+
+    from lumen_hpc.data.records import Records
+    from lumen_hpc.serving.vllm_answerer import VLLMModel
+    from lumen_hpc.training.predict import NativeAnswerer, open_model
+
     given = sys.argv[1:]
     tokens, repeats = int((*given[2:3], "32")[0]), int((*given[3:4], "3")[0])
     with tempfile.TemporaryDirectory() as scratch:
