@@ -204,7 +204,7 @@ def unfit_steps(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckRe
     """What the plans' jobs ask of the cluster and it can never give."""
     steps = {item.step.stage.resources: item.step.name for item in plans[::-1] if item.packs}
     for kind, result in preflight.unfit_resources(request.profile, steps):
-        message = f"step {steps[kind]} can never run on this cluster: {result.message}"
+        message = f"step {steps[kind]} cannot run on this cluster: {result.message}"
         yield CheckResult(result.level, message, result.fix)
 
 

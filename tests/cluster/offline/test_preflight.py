@@ -50,7 +50,7 @@ def test_what_the_cluster_can_never_give_is_refused_before_anything_is_there(
     """Slurm takes a time limit over the partition's, and never starts the job."""
     gpu = request_here.profile.resources["gpu"]
     request_here.profile.resources["gpu"] = dataclasses.replace(gpu, **change)
-    with pytest.raises(UserError, match="step answer-a can never run on this cluster") as caught:
+    with pytest.raises(UserError, match="step answer-a cannot run on this cluster") as caught:
         commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
     assert why in str(caught.value)
     assert not request_here.folder.exists() and list(fake.glob("script-*")) == []
