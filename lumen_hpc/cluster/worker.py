@@ -130,7 +130,7 @@ def _requeue(run: Run, step_name: str, job: str) -> str:
     if run.profile.container.kind == "none":
         return slurm.requeue(job)
     (run.folder / step_name / "logs" / f"{job}.requeue").touch()
-    return "Slurm queues it again"
+    return "Slurm queues it again, unless it was cancelled"
 
 
 def _use_scratch(setting: str) -> None:
