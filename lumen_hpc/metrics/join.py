@@ -97,7 +97,8 @@ def join(
                         f"are the files of one run, and is `question_id` the same in both{ids}?")  # fmt: skip
     if lacks_answer_field:
         raise UserError(
-            f"the answer to {id} has no 'answer', nor has any; its fields are {', '.join(row)}; {_hint(row)}"
+            f"the answer to {id} has no 'answer', nor has any; its fields are {', '.join(row)}; "
+            f"{_hint(row, 'short_answer')}"
         )
     common_ids = [id for id in by_id if all(id in texts for texts in texts_by_model.values())]
     for model, texts in texts_by_model.items():
@@ -125,7 +126,10 @@ def _with_ids(rows: Iterable[dict], what: str, problems: Problems) -> Iterator[t
             yield _id(row["question_id"]), row
     if row_without_id is not None and not row_count:
         fields = ", ".join(row_without_id) or "none"
-        raise UserError(f"no {what} has a 'question_id'; fields of the last are {fields}; {_hint(row_without_id)}")
+        other = {"answer": "short_answer", "reference": "answer"}[what]
+        raise UserError(
+            f"no {what} has a 'question_id'; fields of the last are {fields}; {_hint(row_without_id, other)}"
+        )
 
 
 def _id(value: Any) -> str:
@@ -133,9 +137,9 @@ def _id(value: Any) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
-def _hint(row: dict) -> str:
-    """What would do about a row without its fields: files in the other order, or other names."""
-    if "short_answer" in row or {"answer", "question_id"} <= row.keys():
+def _hint(row: dict, other: str) -> str:
+    """What would do about a row without its fields: files in the other order (a field `other`), or other names."""
+    if other in row:
         return "name the files of answers first and that of references last"
     return "rename them as docs/evaluation.md has them"
 
@@ -149,9 +153,10 @@ def _questions(rows: Iterable[dict], problems: Problems) -> dict[str, dict]:
             continue
         texts = {name: _text(row, name, id, problems) for name in ("type", "short_answer", "question", "long_answer")}
         if missing_fields := [name for name in ("type", "short_answer") if row.get(name) is None]:
-            raise UserError(
-                f"question {id} has no {missing_fields[0]!r}; its fields are {', '.join(row)}; {_hint(row)}"
-            )
+            name = missing_fields[0]
+            if name in row:
+                raise UserError(f"question {id}: its {name!r} is null; give it a text")
+            raise UserError(f"question {id} has no {name!r}; its fields are {', '.join(row)}; {_hint(row, 'answer')}")
         if is_closed(bare := texts["short_answer"].strip(" .!")):
             texts["short_answer"] = bare
         short, kind = texts["short_answer"], texts["type"].strip().lower()

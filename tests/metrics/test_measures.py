@@ -275,6 +275,13 @@ def test_a_reference_that_is_no_text_is_refused_by_name(name, value):
         (QUESTIONS, [*answered("c1", model="a"), *answered("c2", model="b")], (), "answered by all of a, b"),
         ([{"question_id": "1", "type": "view"}], [], (), "question 1 has no 'short_answer'"),
         (
+            [{"question_id": "1", "type": "view", "short_answer": None}],
+            [],
+            (),
+            "question 1: its 'short_answer' is null",
+        ),
+        ([{"question_id": "1", "short_answer": "yes"}], [], (), "question 1 has no 'type'; .* rename them as docs"),
+        (
             QUESTIONS,
             [{"id": "c1", "answer": "yes"}],
             (),
