@@ -222,6 +222,6 @@ def require_fitting(settings: Settings, recipe: str, stages: Collection[str]) ->
     ):
         if phantom_only and stage in stages:
             raise UserError(
-                f"recipe={recipe} does not fit data=mimic: {key}, and {why}; take recipe=lumen or recipe=lora, "
-                f"or give another {key.split('=')[0]}"
+                f"recipe={recipe} does not fit data=mimic: {key}, and {why}; take recipe=lumen or recipe=lora, or "
+                f"data=phantom, or give another {key.split('=')[0]}"
             )
