@@ -29,6 +29,7 @@ STAGE = Stage(
     resources="cpu",
     settings=("rewrite.engine.model", "judge.engine.model", "judge.second.model"),
     enabled=lambda settings: bool(text_models(settings)),
+    needs="a model named …-text, such as rewrite.engine.model=meta-llama/Llama-3.2-11B-Vision-Instruct-text",
 )
 
 

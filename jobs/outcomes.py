@@ -38,6 +38,7 @@ STAGE = Stage(
     settings=("seed", "data", "outcomes"),
     after=("prepare",),
     enabled=enabled,
+    needs="data.mimic_iv=FOLDER, or of phantoms data.phantom.mimic_iv=true",
     external=external,
 )
 

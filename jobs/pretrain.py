@@ -31,6 +31,7 @@ STAGE = Stage(
     ),
     progress=lambda settings, folder: speed.pretraining_progress(folder, settings.pretrain),
     enabled=lambda settings: settings.train.base == "tiny" or settings.experts.model == "phantom",
+    needs="train.base=tiny or experts.model=phantom, as in recipe=demo",
 )
 
 

@@ -28,6 +28,7 @@ STAGE = Stage(
     after=("pretrain", "instruct", "train-{model}"),
     shards=lambda settings: settings.predict.shards,
     models=lambda settings: models_trained_on("outcome", settings.predict.models),
+    needs="lumen-outcomes in predict.models, and instruct.outcomes",
     volatile=("seconds",),
     gpu_hours=estimate.predict,
     load_hours=estimate.predict_load,

@@ -44,8 +44,10 @@ def select(graph: list[Step], stages: Sequence[Stage], name: str) -> list[Step]:
     selected_steps = [step for step in graph if name in (step.stage.name, step.name)]
     if selected_steps:
         return selected_steps
-    if name in {stage.name for stage in stages}:
-        raise UserError(f"stage={name}: these settings have no use for it (see its file, jobs/{name}.py)")
+    for stage in stages:
+        if stage.name == name:
+            fix = f"it needs {stage.needs}" if stage.needs else f"see its file, jobs/{name}.py"
+            raise UserError(f"stage={name}: these settings have no use for it; {fix}")
     if name == "fetch":
         raise UserError("stage=fetch is no part of a run; python launch.py stage=fetch alone brings its weights")
     valid = ["full", "fetch", *dict.fromkeys([stage.name for stage in stages] + [step.name for step in graph])]

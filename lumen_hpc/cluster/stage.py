@@ -52,6 +52,8 @@ class Stage:
     """Models it runs once for; None for a stage that is the same for all models."""
     enabled: Callable[[Settings], bool] = lambda settings: True
     """False where a full run has no use for it."""
+    needs: str = ""
+    """The settings that give it work, for whoever names it without them."""
     on_request: bool = False
     """It runs only when it is named, on a run that exists: no part of a full run."""
     require: Callable[[Run], None] = lambda run: None

@@ -46,6 +46,7 @@ MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such
             ["stage=full", *(f"judge.engine.{it}" for it in ("kind=server", "model=m", "endpoint=localhost:8000/v1"))],
             "judge.engine: endpoint 'localhost:8000/v1' is no URL; it looks like http://node:8000/v1; fix: correct it",
         ),
+        (["stage=outcomes"], "stage=outcomes: these settings have no use for it; it needs data.mimic_iv=FOLDER"),
         (["stage=full", "train.workers=0"], "train.workers=0: must be at least 1"),
         (["stage=full", "train.token_budget=99"], "train.token_budget=99 does not hold a sample of train.max_tokens="),
         (["stage=full", "data.phantom.patients=2", "predict.shards=50"], "predict.shards=50: there are about"),
