@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lumen_hpc.data.diff_vqa import LevelChange
 from lumen_hpc.language.parsing import Phrase
@@ -83,10 +83,16 @@ def level_ranges(phrases: Iterable[Phrase]) -> Levels:
     ranges: set[tuple[str, ...]] = set()
     for phrase in phrases:
         chain = [level_of(part) for part in phrase.parts if phrase.kind == "Range" and part.kind in ("Rank", "Level")]
-        if chain and phrase.parts[0].plays("to", "now"):
+        if chain and _begins_with_now(phrase.parts):
             chain.reverse()
         ranges |= {(" to ".join(chain[:k]), " to ".join(chain[k:])) for k in range(1, len(chain))}
     return frozenset(ranges)
+
+
+def _begins_with_now(parts: Sequence[Phrase]) -> bool:
+    """True of `to severe from mild`, `now severe, mild before` and `severe now, mild before`."""
+    first, second = parts[:2]
+    return first.plays("to", "now") or (first.kind == "Rank" and (second.kind == "OnMain" or second.plays("now")))
 
 
 def level_direction(before: str, after: str) -> int:
