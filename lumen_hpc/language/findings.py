@@ -18,8 +18,9 @@ class Problems(dict[str, None]):
 
 
 STATUSES = (
-    "absent", "changed", "down", "resolved", "level", "new", "not-changed", "not-down", "not-resolved", "not-level",
-    "not-new", "not-placed", "not-same", "not-unclear", "not-up", "present", "same", "mentioned", "unclear", "up",
+    "absent", "changed", "down", "resolved", "level", "new", "up", "not-changed", "not-down", "not-resolved",
+    "not-level", "not-new", "not-placed", "not-same", "not-unclear", "not-up", "present", "same", "mentioned",
+    "unclear",
 )  # fmt: skip
 """What a finding can be; of several, the first counts. `mentioned`: it is there, and no change is stated."""
 

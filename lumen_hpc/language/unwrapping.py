@@ -20,7 +20,8 @@ _OPTION_LETTER = re.compile(r"\s*(?:\([A-D]\)|[A-D][.)])\s*(?=(?:yes|no)\b)", re
 _ANSWER_ADJECTIVES = "(?:(?:the|my|final|short|correct|right|best) )*"
 _LABEL = re.compile(
     rf"\s*(?:(?:{_ANSWER_ADJECTIVES}(?:answer|response|output|result|option|choice)|assistant|a) *(?:[:\n]|- )"
-    rf"|{_ANSWER_ADJECTIVES}(?:answer|option|choice) is\b:?|i(?:'d| would) (?:say|answer|lean towards?)\b:?"
+    rf"|{_ANSWER_ADJECTIVES}(?:answer|option|choice)(?: to (?:the|this|your) question)? is\b:?"
+    r"|i(?:'d| would) (?:say|answer|lean towards?)\b:?"
     r"|(?:sure|certainly|of course|okay|ok)[!,.]|it(?:'s| is) an? (?=(?:yes|no)\b)"
     r"|here(?: is|'s) (?:the|my) [a-z ]{1,20}:)\s*",
     re.IGNORECASE,
@@ -34,7 +35,7 @@ _FINAL_ANSWER = re.compile(
 _SECTION_HEADING = re.compile(
     r"(^|[.;\n])\s*(?:(?:indications?|(?:clinical |past )?(?:history|information)|reason for [a-z ]+|recommendations?):"
     r"[^.\n]*|(?:findings?|impressions?|conclusions?|interpretation|assessment|results?|report):"
-    r"(?! *(?:none|nothing|nil)\b))",
+    r"(?! *(?:none|nothing|nil)\b)|(?:changes?|differences?):(?= *[a-z -]+\())",
     re.IGNORECASE,
 )
 """A heading of a report; that of an indication or a recommendation goes together with its text."""
@@ -52,17 +53,23 @@ _REFUSAL = re.compile(
 )
 """A sentence that declines to answer, or only asks."""
 _NO_SUBJECT = "the|this|that|these|those|there|it|they|findings?|which|image|radiograph|x-ray|i|we"
+_LOOKING = "diagnose|detect|identify|show|reveal|evaluate|assess|look for|check for|find|see"
 _USUALLY = "often|usually|commonly|typically|generally|frequently"
 _GENERAL_KNOWLEDGE = re.compile(
-    rf"(^|[.;\n]) *(?:an? )?(?!(?:{_NO_SUBJECT})\b)[a-z]+(?: [a-z]+)? (?:refers? to"
+    rf"(^|[.;\n]) *(?:(?:an? )?(?!(?:{_NO_SUBJECT})\b)[a-z]+(?: [a-z]+)? (?:refers? to"
     r"|(?:is|are) (?:defined as|characteri[sz]ed by"
     r"|(?:an? |the )?(?:\w+ )?(?:condition|disease|disorder)s? (?:in which|where|that|of|characteri)"
-    rf"|(?:{_USUALLY}) (?:caused|associated|an?|the|due|treated|defined|seen as|characteri[sz]ed)))\b[^.;\n]*",
+    rf"|(?:{_USUALLY}) (?:caused|associated|an?|the|due|treated|defined|seen as|characteri[sz]ed)))\b[^.;\n]*"
+    r"|(?:typical|characteristic)(?: signs?| features?| findings?)? of [a-z ]+? (?:is|are|includes?)\b"
+    r"(?! (?:seen|present|noted|visible|evident|identified|observed|shown)\b)[^.;\n]*"
+    rf"|[^.,;\n]*\b(?:is|are) (?:(?:{_USUALLY}) )?used to (?:{_LOOKING})\b[^.;\n]*"
+    rf"|(?:an? |the )?(?:chest )?(?:x-rays?|radiographs?) can (?:help )?(?:{_LOOKING})\b[^.,;\n]*)",
     re.IGNORECASE,
 )
-"""A sentence of general knowledge, as models like to begin: `Edema refers to fluid in the lungs.`"""
+"""A sentence of general knowledge, as models like to begin:
+`Edema refers to fluid in the lungs.`, `X-rays can show edema.`"""
 _CLAUSE_LINK = re.compile(r",? \b(?:but|however|though|although|so)\b|, (?=(?:and|i|it|which)\b)", re.IGNORECASE)
-_BUT = re.compile(r", (?:but|however,?|though|although)\b", re.IGNORECASE)
+_BUT = re.compile(r"(?:,? but|, (?:however,?|though|although))\b", re.IGNORECASE)
 _ALTHOUGH = re.compile(r"\s*(?:although|though|while|even)\b", re.IGNORECASE)
 _CHANGE_HEADING = re.compile(
     rf"(^|[.;\n]|(?<=[.;\n]) )[ *-]*{HEADING}(?:\s*:\s*| - )((?:(?!; *{HEADING}:)[^.\n])*)[.]?", re.IGNORECASE
@@ -87,8 +94,10 @@ _SENTENCE_BY_STATE = {
         ("absent", "no", "negative", "not seen", "not present", "unlikely", "false", "n", "0"), "There is no {}."
     ),
     **dict.fromkeys(("possible", "suspected", "questionable", "equivocal"), "{} is possible."),
-    **dict.fromkeys(("worse", "worsened", "increased"), "{} has worsened."),
-    **dict.fromkeys(("better", "improved", "decreased"), "{} has improved."),
+    **dict.fromkeys(
+        ("worse", "worsened", "worsening", "increased", "increasing", "larger", "bigger"), "{} has worsened."
+    ),
+    **dict.fromkeys(("better", "improved", "improving", "decreased", "decreasing", "smaller"), "{} has improved."),
     **dict.fromkeys(("unchanged", "stable", "same", "no change"), "{} is unchanged."),
 }
 """State in a note beside a finding → its sentence."""
@@ -98,6 +107,8 @@ _SHORT_QUESTION = re.compile(
     re.IGNORECASE,
 )
 """`Edema? No.`"""
+_SIDE_NOTE = re.compile(r" \((left|right|[LR])\)(?=:)", re.IGNORECASE)
+"""`effusion (L):`"""
 _QUERY = re.compile(r"((?:^|[,;.\n]) *)\?(?=[a-z])", re.IGNORECASE)
 """`?edema`"""
 _CONFIDENCE = re.compile(r" *\(?\bconfidence(?: level)?:? *\d[\d.]* ?%?\)?", re.IGNORECASE)
@@ -107,9 +118,14 @@ _UNCERTAIN_NOTE = re.compile(
     re.IGNORECASE,
 )
 """`nodule (uncertain)`"""
+_DENIED_LIST = re.compile(
+    r"((?:^|[.;\n]) *(?:[a-z][a-z' -]*, )+(?:and |or )?[a-z][a-z' -]*): ?(?:no|absent|negative)(?= *(?:[.;\n]|$))",
+    re.IGNORECASE,
+)
+"""`Nodule, mass, edema: no.`"""
 _STATE_WORDS = "|".join(sorted(_SENTENCE_BY_STATE, key=len, reverse=True))
 _STATE_NOTE = re.compile(
-    r"(^|[.,;\n] *|(?<=[.,;\n]) )(?:[-*] )?"
+    r"(^ *|[.,;\n] *|(?<=[.,;\n]) )(?:[-*] )?"
     r"((?!(?:and|no|new|resolved|yes|likely|probably|most|maybe|not)\b)[a-z][a-z' -]{2,40}?)"
     rf"(?: ?[:=\N{{EN DASH}}\N{{EM DASH}}] ?| - | ?[(\[]| (?=(?:yes|no)(?:[.,;\n]|$)))({_STATE_WORDS})\b"
     r"[)\]]?(?= *(?:[,;\n]|\.(?!\d)|$))[.,;]?",
@@ -128,6 +144,7 @@ def unwrap(text: str) -> str:
     text = _GENERAL_KNOWLEDGE.sub(r"\1", _SECTION_HEADING.sub(r"\1 ", text))
     if text.strip(" .!").lower() in _BOOLEANS:
         return _BOOLEANS[text.strip(" .!").lower()]
+    text = _SIDE_NOTE.sub("", text)
     text = _CONFIDENCE.sub("", _QUERY.sub(r"\1possible ", text))
     return _spell_notes(_drop_refusals(_UNCERTAIN_NOTE.sub("", _SHORT_QUESTION.sub(r"\1\2: \3", text))))
 
@@ -152,7 +169,7 @@ def _drop_refusals(text: str) -> str:
 
 def _spell_notes(text: str) -> str:
     """Spells notes such as `New findings: a; b`, `Edema (new)` and `Edema: mild to severe` as the reader knows them."""
-    text = _CHANGE_HEADING.sub(_spell_heading, text)
+    text = _DENIED_LIST.sub(r"\1: none", _CHANGE_HEADING.sub(_spell_heading, text))
     text = _NEXT_NOTE.sub(". ", text) if re.match(rf"\s*{_CHANGE_ADJECTIVES} ", text, re.IGNORECASE) else text
     return _STATE_NOTE.sub(lambda note: f"{note[1]}{_SENTENCE_BY_STATE[note[3].lower()].format(note[2].strip())}", text)
 

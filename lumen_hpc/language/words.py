@@ -64,7 +64,7 @@ def numbers_of(text: str) -> frozenset[str]:
 _DENIED_FINDING = re.compile(
     r"(?:(?:^|(?<=[.,;:\n])) *"
     r"(?:(?:this|it|that|these) (?:is|are)(?: not|n['\u2019]t)|(?:it|that)['\u2019]s not|(?:but )?not)"
-    r"| (?:rather than|instead of)) (?:an? )?([a-z]+(?: [a-z]+)?)(?= *(?:[.,;\n]|$|but\b))"
+    r"| (?:rather than|instead of|and not)) (?:an? )?([a-z]+(?: [a-z]+)?)(?= *(?:[.,;\n]|$|but\b))"
     r"|(?:^|(?<=[.,;:\n])) *([a-z]+(?: [a-z]+)?) (?:absent|not (?:seen|present|visible|identified))(?= *(?:[.,;\n]|$))",
     re.IGNORECASE,
 )

@@ -47,6 +47,7 @@ _NO = frozenset({
 """Words that alone are an answer."""
 _WHOLE_ANSWERS = (
     ("abnormalities", "no", r"(?:an? )?(?:normal|unremarkable)(?: (?:chest|study|radiograph|image|x-ray|exam))*"),
+    ("abnormalities", "no", r"(?:everything|it) (?:looks|is|seems|appears) (?:fine|good|healthy|ok|okay)"),
     ("abnormalities", "no", r"no (?:acute )?(?:cardiopulmonary |cardiothoracic )?(?:process|disease|abnormality)"),
     (
         "abnormalities",
@@ -59,7 +60,8 @@ _WHOLE_ANSWERS = (
         r"(?:(?:it|this) is )?(?:not|none|nothing) (?:is )?(?:seen|present|visible|evident|identified|detected|there)"
         r"|none",
     ),
-    ("is there", "no", r"(?:it|this) is (?:absent|unlikely)|unlikely|there is none|there is(?: not|n't)"),
+    ("is there", "no", r"(?:it|this) is (?:absent|unlikely)|unlikely"),
+    ("is there", "no", r"there (?:is|are)(?: none(?: (?:visible|seen|present))?|(?: not|n't)(?: any)?)"),
     ("is there", "no", r"(?:there is )?no (?:evidence|sign)(?: of (?:it|this|that))?"),
     ("is there", "yes", r"there is(?: evidence(?: of (?:it|this|that))?)?"),
     (
