@@ -38,6 +38,17 @@ def _without_cue(appearance: object) -> object:
     return replace(appearance, texture="") if isinstance(appearance, ps.State) else appearance
 
 
+def ceilings(folder: str | Path) -> dict[str, float]:
+    """Micro F1 over the changes of every pair in `folder`/truth.jsonl, for each oracle, and how often nothing changes.
+
+    The keys are those of ORACLES and "nothing has changed" (a share, not an F1).
+    """
+    pairs = list(read_pairs(folder))
+    truth = [changes(before, after) for before, after, _, _ in pairs]
+    result = {name: micro_f1(truth, answers(pairs, name)) for name in ORACLES}
+    return result | {"nothing has changed": sum(not changes_of_pair for changes_of_pair in truth) / max(len(truth), 1)}
+
+
 def answers(pairs: list[Pair], oracle: str) -> list[set[Item]]:
     """The oracle's answer to each pair: the set of changes it names."""
     beliefs = [belief(pair, oracle) for pair in pairs]
