@@ -218,6 +218,21 @@ def test_the_draw_depends_on_the_seed_not_on_the_order_of_the_file(dataset):
     assert [drawn(seed) for seed in range(8)] == first
 
 
+def test_ids_and_draws_are_those_of_earlier_versions(dataset):
+    """Runs are compared, and answers joined, by ids; with other draws a run would have another test set."""
+    assert question_id(50000011, None, "presence", "is there evidence of edema in this image?") == "762f8e562d29fc6f"
+    assert question_id(50000012, 50000011, "difference", CHANGED) == "497f0ae2ee48fb3e"
+    dataset.write()
+    test_studies, pairs = [], []
+    for seed in range(6):
+        dataset.run(seed=seed, images="trust", difference_fraction=0.5)
+        questions = rows(dataset, "questions")
+        test_studies += {q["study_id"] % 100 for q in questions if q["split"] == "test"}
+        pairs.append(sorted(q["study_id"] % 100 for q in questions if q["ref_study_id"]))
+    assert test_studies == [32, 32, 33, 33, 32, 32]
+    assert pairs == [[22], [32], [12, 22, 33], [12, 22, 33], [12], [22]]
+
+
 def test_a_share_of_the_differences_is_kept(dataset):
     dataset.tables[QUESTIONS] = dataset.tables[QUESTIONS][:8]
     for number in range(400):
