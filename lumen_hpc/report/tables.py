@@ -128,7 +128,8 @@ def notes(results: Results) -> list[str]:
         "The paper's Wilcoxon signed-rank test (section 2.5) is in the csv. It takes questions as independent; on "
         "correlated questions it rejects too often, so that no star follows from it. Its effect size is the "
         "rank-biserial correlation of the pairs without ties, whose number stands beside it.",
-        "A value of exactly 0 or 1 has the exact interval over patients (Clopper-Pearson); a value without brackets "
+        "A value of exactly 0 or 1 (of the judge: 1 or 10) has the exact interval over patients (Clopper-Pearson, on "
+        "the measure's scale); a value without brackets "
         f"stands on fewer than {fewest_patients(settings.confidence)} patients, or on patients who are all alike.",
         *(f"{titles(results)[name]}: {definition}." for name, definition in DEFINITIONS.items() if name in MEASURES),
     ]
