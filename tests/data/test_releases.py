@@ -136,6 +136,13 @@ def test_reversed_pairs_are_exchanged_with_their_facts(dataset):
     assert "exchanged 1 of them" in release_lines(counts["release"])[1]
 
 
+def test_a_reversed_pair_whose_answer_cannot_be_written_for_the_other_order_is_a_bad_row(dataset):
+    answer = "the level of edema, mild has changed from small to large. "  # a comma separates names elsewhere
+    dataset.ask(50000011, 50000012, "difference", CHANGED, answer)
+    counts = dataset.write().run(reversed_pairs="reorder", on_bad="skip", max_bad=0.5, **ALL)
+    assert counts["rejected"]["rows_by_kind"] == {"answer outside the grammar": 1} and accounted(counts)
+
+
 def test_a_pair_of_one_day_keeps_its_order(dataset):
     for row in dataset.tables[METADATA][1:3]:
         row[7] = "21500101"
