@@ -22,6 +22,7 @@ from lumen_hpc.report.assemble import report
 from lumen_hpc.report.case_figure import case_figure
 from lumen_hpc.report.comparison import comparison
 from lumen_hpc.report.controls import Control, controls
+from lumen_hpc.report.controls import markdown as controls_markdown
 from lumen_hpc.report.identity import Identity, identify
 from tests.report import pretend
 
@@ -332,6 +333,23 @@ def test_a_model_that_always_sees_it_worsen_does_not_say_that_nothing_has_change
                 "ref_study_id": row["ref_study_id"], "study_id": row["ref_study_id"]} for row in rows]  # fmt: skip
     (control,) = controls(results, {"lumen": answers}, inputs.findings)
     assert control.values["nothing"] == 0
+
+
+def test_controls_as_a_table_have_a_row_a_measure_and_a_column_a_model():
+    shown, original = Interval(0.7, 0.6, 0.8), Interval(0.1, None, None)
+    found = [
+        Control("same", "lumen", {"nothing": 40}, {"nothing": Interval(0.9, 0.85, 1.0)}),
+        Control("swapped", "lumen", {"original": 40, "shown": 40}, {"original": original, "shown": shown}),
+        Control("same", "ft", {"nothing": 40}, {"nothing": Interval(0.5, None, None)}),
+    ]
+    assert controls_markdown(found).splitlines() == [
+        "| control | measure | lumen | ft |",
+        "| --- | --- | --- | --- |",
+        "| reference and main image swapped | change F1 against what was shown | 0.700 [0.600, 0.800] | – |",
+        "| reference and main image swapped | change F1 against the original pair | 0.100 | – |",
+        "| the same image twice | answers that nothing has changed | 0.900 [0.850, 1.000] | 0.500 |",
+    ]
+    assert controls_markdown([]) == ""
 
 
 def test_a_model_has_one_colour_in_every_figure(results):
