@@ -56,7 +56,7 @@ class Finding:
             "item.levels": self.levels,
             "item-denied": any(not there for _, there in self.presence),
             "item-dated": len({time for time, _ in self.presence}) > 1,
-            "item-past": {time for time, _ in self.presence} == {"then"},
+            "item-past": self.presence == {("then", True)},
         }
         marks = {mark for mark, holds in conditions.items() if holds} | {f"own={event}" for event in self.events}
         marks.update(f"item.{part.kind}" for part in (self.phrase, *self.phrase.all("Loc", "Organ", "OnImg")))
