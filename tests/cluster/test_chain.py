@@ -155,7 +155,7 @@ def test_one_failed_pack_lets_only_its_own_successor_run(site: Site, undisturbed
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["profile.resources.gpu.partition=nowhere"], "step squares can never run"),
+        (["profile.resources.gpu.partition=nowhere"], "step squares cannot run"),
         (["profile.resources.judge.time_min=100000"], "its limit is 1440 min"),
         (["profile.resources.gpu.cpus=97"], "96 cores a node"),
         (["profile.resources.cpu.mem_gb=2000"], "976 GB a node"),
