@@ -6,6 +6,7 @@ Medical-Diff-VQA. Memory: about 160 bytes per study, and per image while the met
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import string
@@ -349,7 +350,7 @@ class ImageFiles:
             hint = "; it is a link to a file that is not there (git-annex: get the content)"
         elif similar_file := _similar_file(paths[0]):
             hint = f"; there is {similar_file} instead: names must match, capitals and ending included"
-        elif missing_folders := [str(folder) for folder in Path(paths[0]).parents if not os.path.isdir(folder)]:
+        elif missing_folders := list(itertools.takewhile(lambda f: not os.path.isdir(f), Path(paths[0]).parents)):
             hint = f"; there is no folder {missing_folders[-1]}"  # p15 of a download that is not complete
         raise UserError(f"image missing: {' and '.join(paths)}{hint}")
 
