@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -74,7 +75,23 @@ def queue(run: Run) -> dict[str, slurm.Job]:
     records = [record for record in submissions(run.folder) if record["jobs"] or record.get("cluster")]
     if not records or not slurm.installed():
         return {}
-    return slurm.queue(str(record["user"]) for record in records if record.get("user") is not None)
+    users = (str(record["user"]) for record in records if record.get("user") is not None)
+    return _with_recorded_names(run, records, slurm.queue(users))
+
+
+def _with_recorded_names(
+    run: Run, records: Iterable[dict[str, Any]], queued_jobs: dict[str, slurm.Job]
+) -> dict[str, slurm.Job]:
+    """The queue, in which jobs that somebody has renamed since bear the run's names: their logs are the run's."""
+    prefix = f"{os.path.realpath(run.folder)}/"
+    names: dict[str, slurm.Job] = {}
+    for record in records:
+        for job in record["jobs"]:
+            job_tasks = _tasks_of_same_id(record, job, queued_jobs).values()
+            renamed = [task for task in job_tasks if job.get("name", "") not in task.name]
+            if renamed and os.path.realpath(slurm.log_path(job["id"])).startswith(prefix):
+                names |= {task.id: dataclasses.replace(task, name=job["name"]) for task in renamed}
+    return queued_jobs | names
 
 
 def settled_queue(run: Run, cancelled_ids: Collection[str] = ()) -> dict[str, slurm.Job]:
@@ -112,14 +129,21 @@ def tasks(record: dict[str, Any], job: JobRecord, queued_jobs: dict[str, slurm.J
 
     Another cluster's, another user's or another job of the same number is none of them.
     """
+    same_ids = _tasks_of_same_id(record, job, queued_jobs)
+    # A site may lengthen names.
+    return {position: task for position, task in same_ids.items() if job.get("name", "") in task.name}
+
+
+def _tasks_of_same_id(
+    record: dict[str, Any], job: JobRecord, queued_jobs: dict[str, slurm.Job]
+) -> dict[int, slurm.Job]:
+    """As `tasks`, and another job of the same number too."""
     if not queued_jobs or _is_on_other_cluster(record):
         return {}
     task_ids = slurm.task_ids(job["id"], 1 if job.get("gate") else len(job["packs"]))
     same_ids = {position: queued_jobs[name] for position, name in enumerate(task_ids) if name in queued_jobs}
-    user, job_name = str(record.get("user", "")), job.get("name", "")
-    return {  # a site may lengthen names
-        position: task for position, task in same_ids.items() if user in ("", task.user) and job_name in task.name
-    }
+    user = str(record.get("user", ""))
+    return {position: task for position, task in same_ids.items() if user in ("", task.user)}
 
 
 def in_queue(

@@ -169,6 +169,16 @@ def test_jobs_whose_names_a_site_lengthens_are_the_runs(fake: Path, request_here
     assert [job["id"] for _, job, _ in found] == [job["id"] for job in gates]
 
 
+def test_a_job_that_somebody_renamed_is_the_runs(fake: Path, request_here: Request, stages: list[Stage]):
+    """Its shards were submitted again beside it, `status` took it for killed, and `cancel` left it running."""
+    run, submitted = submit_chain(request_here, stages)
+    array = next(job for job in submitted if len(job["packs"]) > 1)
+    (fake / "queue").write_text(f"{array['id']}_1|RUNNING|None|n1|N/A|{os.getuid()}|urgent")
+    assert live.shards(run, live.queue(run)) == ({}, {}), "another job of the same number"
+    (fake / f"job-{array['id']}").write_text(f"   StdOut={run.folder}/{array['step']}/logs/7_0_log.out\n")
+    assert live.shards(run, live.queue(run))[0] == {array["step"]: {array["packs"][1]}}
+
+
 def test_a_lost_job_is_found_where_users_have_no_scontrol(fake: Path, request_here: Request, stages: list[Stage]):
     run, _ = submit_chain(request_here, stages)
     (fake / "bin" / "scontrol").write_text("#!/bin/sh\nexit 127\n")
