@@ -52,6 +52,18 @@ def test_a_package_of_the_same_name_in_the_users_folder_is_not_taken(tmp_path):
     assert f"run {tmp_path}/runs/demo" in done.stdout
 
 
+@pytest.mark.parametrize("file", ["omegaconf/__init__.py", "rich/__init__.py", "yaml.py"])
+def test_a_file_that_stands_before_a_package_by_pythonpath_is_named(tmp_path, file):
+    """rich is imported late; omegaconf asks for what this yaml lacks, which is no ImportError."""
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("x = 1\n")
+    done = _launch(tmp_path, "stage=prepare", "dry_run=true", PYTHONPATH=f"/nowhere:{tmp_path}")
+    assert done.returncode == 2
+    line = f"{tmp_path / file}, which PYTHONPATH puts before the environment's packages, is not what this command needs"
+    assert line in done.stderr, done.stderr
+    assert done.stderr.endswith("; unset PYTHONPATH, or rename the file or its folder\n")
+
+
 def test_where_there_is_no_run_yet_it_says_how_to_make_one(tmp_path):
     done = _launch(tmp_path, "status")
     assert done.returncode == 2

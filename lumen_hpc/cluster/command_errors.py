@@ -15,6 +15,7 @@ from lumen_hpc.plain_text import visible
 
 OLDEST = (3, 11)
 """The oldest Python that the suite runs on."""
+OWN = ("lumen_hpc", "jobs")
 PATH_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 CLOSED = (errno.EACCES, errno.EROFS)
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -42,6 +43,11 @@ def exit_code(error: BaseException, workplace: Workplace) -> int:
         message = str(error) + (f"; {error.advice}" if error.advice else "")
     elif isinstance(error, KeyboardInterrupt):
         message = "interrupted" + "; finished shards are kept; the same command continues" * workplace.writes
+    elif isinstance(error, (ImportError, AttributeError)) and (file := _foreign_module(error)):
+        message = (
+            f"{file}, which PYTHONPATH puts before the environment's packages, is not what this command needs "
+            f"({error}); unset PYTHONPATH, or rename the file or its folder"
+        )
     elif isinstance(error, ImportError) and not _is_own(error):
         message = _missing_package(error)
     elif isinstance(error, FileExistsError) and error.filename and not os.path.isdir(error.filename):
@@ -71,7 +77,16 @@ def lost_output(error: OSError) -> int:
 
 def _is_own(error: ImportError) -> bool:
     """Whether a module of the project itself is missing, on a Python that could import it."""
-    return (error.name or "").split(".")[0] in ("lumen_hpc", "jobs") and sys.version_info >= OLDEST
+    return (error.name or "").split(".")[0] in OWN and sys.version_info >= OLDEST
+
+
+def _foreign_module(error: ImportError | AttributeError) -> str:
+    """The file of PYTHONPATH that was imported in the place of the package that an error is about; "" if none was."""
+    name = error.name if isinstance(error, ImportError) else getattr(getattr(error, "obj", None), "__name__", None)
+    package = str(name).split(".")[0]
+    file = "" if package in OWN else getattr(sys.modules.get(package), "__file__", None) or ""
+    folders = [os.path.abspath(folder) for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return file if any(file.startswith(os.path.join(folder, "")) for folder in folders) else ""
 
 
 def _missing_package(error: ImportError) -> str:
