@@ -127,7 +127,8 @@ def idle_warning(run: Run, model: str) -> str:
     )
     steps = _steps(run, model)
     tried = [
-        (f"{count} GPUs take {{}}", train, count, steps) for k in range(1, 8) if (count := training_plan.gpus >> k)
+        (f"{count} GPU{'s take' if count > 1 else ' takes'} {{}}", train, count, steps)
+        for k in range(1, 8) if (count := training_plan.gpus >> k)
     ], [
         (f"train.global_batch={batch} takes {{}}, but is another training", replace(train, global_batch=batch),
          training_plan.gpus, None)

@@ -255,8 +255,14 @@ def _resources(kind: str, resources: Resources, found_partitions: list[Partition
         yield CheckResult("warn", f"{key}: partition {name} shows no nodes now: what they have is not known", "sinfo")
         return
     bad = list(_excess_requests(key, resources, matching))
-    yield from bad or [CheckResult("ok", f"{kind}: partition {name}, {nodes} nodes with {gpus} GPUs")]
+    yield from bad or [
+        CheckResult("ok", f"{kind}: partition {name}, {_count(nodes, 'node')} with {_count(gpus, 'GPU')}")
+    ]
     yield from _closed_partition(key, name, matching)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _excess_requests(key: str, resources: Resources, matching: list[Partition]) -> Iterator[CheckResult]:
@@ -265,8 +271,8 @@ def _excess_requests(key: str, resources: Resources, matching: list[Partition]) 
     cpus, limit = max(item.cpus for item in matching), max(item.minutes for item in matching)
     memory = max(item.memory_mb for item in matching)
     for is_excess, request, fix in (
-        (resources.gpus > gpus, f"{key}.gpus={resources.gpus}", f"its nodes have {gpus} GPUs"),
-        (resources.nodes > nodes, f"{key}.nodes={resources.nodes}", f"it has {nodes} nodes"),
+        (resources.gpus > gpus, f"{key}.gpus={resources.gpus}", f"its nodes have {_count(gpus, 'GPU')}"),
+        (resources.nodes > nodes, f"{key}.nodes={resources.nodes}", f"it has {_count(nodes, 'node')}"),
         (
             resources.cpus * resources.tasks_per_node > cpus,
             f"{key}.cpus={resources.cpus} x {resources.tasks_per_node}",

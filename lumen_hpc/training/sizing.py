@@ -59,8 +59,9 @@ class TrainingPlan:
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {gb:.1f}" for name, gb in self.memory.items())
         return (
-            f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on {self.gpus} GPUs at "
-            f"MFU {self.mfu:.2f}{f' ({self.source})' if self.source else ''} and an efficiency of "
+            f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on "
+            f"{self.gpus} GPU{'s' * (self.gpus != 1)} at MFU {self.mfu:.2f}"
+            f"{f' ({self.source})' if self.source else ''} and an efficiency of "
             f"{self.occupancy.efficiency:.2f}; {self.checkpoint_gb:.0f} GB a checkpoint"
             f"{self._parallel()}"
         )
@@ -178,7 +179,8 @@ def check_fit(
         if fitting_overrides
         else "no ZeRO stage, budget or number of GPUs tried fits"
     )
-    raise UserError(f"training on {gpus} GPUs of {gpu_memory_gb:.0f} GB does not fit: {estimate}; {hint}")
+    count = f"{gpus} GPU{'s' * (gpus != 1)}"
+    raise UserError(f"training on {count} of {gpu_memory_gb:.0f} GB does not fit: {estimate}; {hint}")
 
 
 def check_batch(train: schema.Train, world_size: int) -> None:

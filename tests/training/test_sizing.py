@@ -54,7 +54,7 @@ def test_what_does_not_fit_is_refused_with_settings_that_do():
     with pytest.raises(UserError, match=r"these fit: .*train\.checkpointing=full") as refused:
         check_fit(Train(checkpointing="none"), 4, 80)
     assert "80 GB" in str(refused.value)
-    with pytest.raises(UserError, match=r"on (2|4) GPUs"):
+    with pytest.raises(UserError, match=r"training on 1 GPU of .* on 1 GPU at .* on (2|4) GPUs"):
         check_fit(Train(), 1, 80)
 
 
