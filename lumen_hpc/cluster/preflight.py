@@ -193,12 +193,16 @@ def check_cluster(profile: Profile) -> Iterator[CheckResult]:
                 message = f"{result.message} (the site's own choice, or profile.additional, may differ)"
                 result = replace(result, level="warn", message=message)
             yield result
-    largest = slurm.largest_array()
-    if profile.max_array_size > largest:
+    yield from oversized_arrays(profile, tasks=profile.max_array_size)
+    yield from _accounting(profile, "associations" in slurm.setting("AccountingStorageEnforce", ""))
+
+
+def oversized_arrays(profile: Profile, tasks: int) -> Iterator[CheckResult]:
+    """Whether the profile would submit this many tasks as one array, and the cluster takes no such array."""
+    if profile.max_array_size and min(profile.max_array_size, tasks) > (largest := slurm.largest_array()):
         yield CheckResult(
             "bad", f"profile.max_array_size={profile.max_array_size}: this cluster allows {largest}", "leave it at 0"
         )
-    yield from _accounting(profile, "associations" in slurm.setting("AccountingStorageEnforce", ""))
 
 
 def why_refused(profile: Profile) -> str:

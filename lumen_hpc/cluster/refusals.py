@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lumen_hpc import files
@@ -206,6 +207,8 @@ def unfit_steps(request: Request, plans: Sequence[StepPlan]) -> Iterator[CheckRe
     for kind, result in preflight.unfit_resources(request.profile, steps):
         message = f"step {steps[kind]} cannot run on this cluster: {result.message}"
         yield CheckResult(result.level, message, result.fix)
+    with suppress(UserError):  # a dry run works where no cluster answers
+        yield from preflight.oversized_arrays(request.profile, max((len(item.packs) for item in plans), default=0))
 
 
 def over_budget(request: Request, plans: Sequence[StepPlan], runs: int = 1) -> Iterator[CheckResult]:

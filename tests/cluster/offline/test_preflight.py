@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import jobs
-from lumen_hpc.cluster import commands, preflight
+from lumen_hpc.cluster import commands, preflight, slurm
 from lumen_hpc.cluster.stage import Pipeline, Stage
 from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
@@ -54,6 +54,23 @@ def test_what_the_cluster_can_never_give_is_refused_before_anything_is_there(
         commands.submit(request_here, Pipeline(tuple(stages), jobs.run_pack))
     assert why in str(caught.value)
     assert not request_here.folder.exists() and list(fake.glob("script-*")) == []
+
+
+def test_an_array_beyond_the_clusters_limit_is_refused_by_a_dry_run_too(
+    fake: Path, request_here: Request, stages: list[Stage], monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """Slurm refused it in the middle of the chain, as `Invalid job array specification`."""
+    pipeline, message = Pipeline(tuple(stages), jobs.run_pack), "profile.max_array_size=1000: this cluster allows 3"
+    monkeypatch.setenv("ARRAY", "3")
+    with pytest.raises(UserError, match=message):
+        commands.submit(request_here, pipeline)
+    assert not request_here.folder.exists() and list(fake.glob("script-*")) == []
+    request_here.dry_run = True
+    for limit, is_refused in (("3", True), ("4", False)):  # arrays of four tasks
+        slurm.settings.cache_clear()
+        monkeypatch.setenv("ARRAY", limit)
+        commands.submit(request_here, pipeline)
+        assert (f"a submission would be refused: {message}" in capsys.readouterr().out) == is_refused
 
 
 def test_what_the_site_may_decide_is_left_to_slurm(fake: Path, request_here: Request):
