@@ -7,6 +7,7 @@ import signal
 
 FAILED_MOUNT = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.EREMOTEIO)
 """Errors of a file system that does not answer: its files are not missing."""
+FAILED_MOUNT_FIX = "its file system does not answer: have it mounted again, or try another node"
 
 
 class UserError(ValueError):
@@ -28,7 +29,7 @@ def unreadable(place: str, error: OSError) -> UserError:
     message = f"{place} cannot be read: {error.strerror or error}"
     if error.errno not in FAILED_MOUNT or error.errno == errno.EIO:
         return UserError(message)
-    return FailedMount(f"{message}; its file system does not answer: have it mounted again, and repeat the command")
+    return FailedMount(f"{message}; {FAILED_MOUNT_FIX}")
 
 
 def raise_interrupts() -> None:

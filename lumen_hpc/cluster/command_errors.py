@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from lumen_hpc.errors import FAILED_MOUNT, UserError
+from lumen_hpc.errors import FAILED_MOUNT, FAILED_MOUNT_FIX, UserError
 from lumen_hpc.plain_text import visible
 
 OLDEST = (3, 11)
@@ -22,7 +22,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 FIXES = {
     **dict.fromkeys(PATH_ERRORS, "give another path"),
     **dict.fromkeys(FULL, "free some space or choose runs=FOLDER"),
-    **dict.fromkeys(FAILED_MOUNT, "its file system does not answer: have it mounted again, or try another node"),
+    **dict.fromkeys(FAILED_MOUNT, FAILED_MOUNT_FIX),
     **dict.fromkeys(CLOSED, "choose another folder, by runs=FOLDER, or for weights profile.cache=FOLDER"),
     errno.EFBIG: "ulimit -f unlimited (ulimit -f limits files here)",
 }
