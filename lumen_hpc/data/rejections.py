@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -55,11 +56,17 @@ class Rejections:
             return
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.most_common())
         message = f"{self.first} ({total} bad row{'s' * (total > 1)} in all: {kinds}; every one is in {self.path}"
-        if self.on_bad == "stop":
-            raise UserError(f"{message}; repair them, or leave them out with prepare.on_bad=skip)")
         share = self.questions / max(questions_read, 1)
-        if share > self.max_bad:
-            raise UserError(
-                f"{message}; {self.questions} of {questions_read} questions are lost, {share:.2%}, and "
-                f"prepare.max_bad={self.max_bad} allows {self.max_bad:.2%})"
+        too_many = share > self.max_bad
+        if self.on_bad == "skip":
+            if not too_many:
+                return
+            message += (
+                f"; {self.questions} of {questions_read} questions are lost, {share:.2%}, and "
+                f"prepare.max_bad={self.max_bad} allows {self.max_bad:.2%}"
             )
+        fix = "repair them"
+        if share < 1:  # a download of some patients alone needs a higher limit
+            limit = f" prepare.max_bad={math.ceil(share * 100) / 100}" if too_many else ""
+            fix += f", or leave them out with prepare.on_bad=skip{limit}"
+        raise UserError(f"{message}; {fix})")

@@ -565,6 +565,19 @@ def test_too_many_lost_questions_stop_the_stage_anyway(dataset):
     assert len(rows(dataset, "rejected")) == 3
 
 
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+def test_of_a_download_of_some_patients_the_settings_that_keep_them_are_told(dataset, on_bad):
+    for path in (dataset.write().folder / "mimic-cxr-jpg/files/p10").glob("*/"):
+        if path != dataset.image(50000011).parents[1]:
+            shutil.rmtree(path)
+    with pytest.raises(UserError, match=r"or leave them out with prepare.on_bad=skip prepare.max_bad=0\.73\)$"):
+        dataset.run(on_bad=on_bad)
+    assert dataset.run(on_bad="skip", max_bad=0.73)["kept"] == 3
+    shutil.rmtree(dataset.folder / "mimic-cxr-jpg/files/p10")
+    with pytest.raises(UserError, match=r"repair them\)$"):  # nothing would be left
+        dataset.run(on_bad=on_bad)
+
+
 def test_the_text_of_a_record_stays_out_of_the_message(dataset):
     dataset.tables[QUESTIONS][8][5] = "Mrs Example has changed"
     with pytest.raises(UserError) as stopped:
