@@ -95,7 +95,8 @@ def _submit(request: Request, pipeline: Pipeline, run: Run, run_changes: changes
         ready.refuse(refusals.unfit_steps(request, plans))
         new_submission = submission.submit(request, pipeline, run, plans, upstream_job_ids)
     _print_jobs(new_submission.jobs)
-    print(f"follow it: python launch.py status {run.arguments}")
+    of_stage = f" stage={request.stage}" if graph.on_request(pipeline.stages, request.stage) else ""
+    print(f"follow it: python launch.py status {run.arguments}{of_stage}")
     return 0
 
 
@@ -232,18 +233,16 @@ def status(request: Request, pipeline: Pipeline) -> int:
     if request.watch and request.json:
         raise UserError("watch=true and json=true: one of the two")
     run = existing_run(request)
-    step_names = _step_names(run, pipeline, request.stage or "full")
-
-    def of_stage(step_statuses: list[StepStatus]) -> list[StepStatus]:
-        return [item for item in step_statuses if item.step in step_names]
-
     owner, queue_known = user_name(run.folder.stat().st_uid), True
     if request.watch:
         run = dataclasses.replace(run, verified_lines={})
-        step_statuses = status_table.watch(run, lambda: of_stage(run_status.read(run, pipeline.stages)), _console())
+
+        def query() -> list[StepStatus]:
+            return _of_stage(run, pipeline, request.stage, run_status.read(run, pipeline.stages, request.stage))
+
+        step_statuses = status_table.watch(run, query, _console())
     else:
-        step_statuses, queue_known = _known_status(run, pipeline)
-        step_statuses = of_stage(step_statuses)
+        step_statuses, queue_known = _known_status(run, pipeline, request.stage)
     if request.json:
         steps = [dataclasses.asdict(item) for item in step_statuses]
         print(json.dumps({"run": str(run.folder), "owner": owner, "queue_known": queue_known, "steps": steps}))
@@ -254,15 +253,22 @@ def status(request: Request, pipeline: Pipeline) -> int:
     return int(any(item.state in ("failed", "stuck") for item in step_statuses))
 
 
-def _known_status(run: Run, pipeline: Pipeline) -> tuple[list[StepStatus], bool]:
-    """A run's status, by the files alone where the queue is unknown, and whether it is known."""
+def _known_status(run: Run, pipeline: Pipeline, stage: str) -> tuple[list[StepStatus], bool]:
+    """The status of a run, or of one stage, by the files alone where the queue is unknown, and whether it is known."""
     from lumen_hpc.cluster import status as run_status
 
     try:
-        return run_status.read(run, pipeline.stages), True
+        step_statuses, queue_known = run_status.read(run, pipeline.stages, stage), True
     except slurm.Unreachable as error:
         print(f"lumen: {error}; the queue is unknown: this is what the files say", file=sys.stderr)
-        return run_status.read_files(run, pipeline.stages), False
+        step_statuses, queue_known = run_status.read_files(run, pipeline.stages, stage), False
+    return _of_stage(run, pipeline, stage, step_statuses), queue_known
+
+
+def _of_stage(run: Run, pipeline: Pipeline, stage: str, step_statuses: list[StepStatus]) -> list[StepStatus]:
+    """Those of one stage; all where none is named."""
+    names = _step_names(run, pipeline, stage) if stage else {item.step for item in step_statuses}
+    return [item for item in step_statuses if item.step in names]
 
 
 def cancel(request: Request, pipeline: Pipeline) -> int:
@@ -327,15 +333,9 @@ def _with_dependants(run: Run, pipeline: Pipeline, stage: str) -> set[str] | Non
 def logs(request: Request, pipeline: Pipeline) -> int:
     """Prints the end of the log that matters now, of one stage with stage=NAME, and where the others are."""
     from lumen_hpc.cluster import logs as run_logs
-    from lumen_hpc.cluster import status as run_status
 
     run = existing_run(request)
-    step_names = _step_names(run, pipeline, request.stage or "full")
-    step_statuses = [item for item in _known_status(run, pipeline)[0] if item.step in step_names]
-    step_statuses += [
-        run_status.StepStatus(name, "", 0, 0) for name in step_names - {item.step for item in step_statuses}
-    ]
-    for line in run_logs.lines(run.folder, step_statuses):
+    for line in run_logs.lines(run.folder, _known_status(run, pipeline, request.stage)[0]):
         print(line)
     return 0
 

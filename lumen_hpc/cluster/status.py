@@ -56,18 +56,30 @@ class StepStatus:
         return str(self.failures[0]["fix"]) if self.failures else (self.waits or [""])[0].partition("fix: ")[2]
 
 
-def read(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
-    """The status of every step that the run's settings include. Raises Unreachable where the queue is unknown."""
+def read(run: Run, stages: Sequence[Stage], stage: str = "") -> list[StepStatus]:
+    """The status of every step that the run's settings include. Raises Unreachable where the queue is unknown.
+
+    Those of stages on request come last: of `stage`, if it is one, and of others while their tasks are under way.
+    """
     live.require_known_queue(run)
-    all_steps = graph.steps(stages, run.settings)
+    all_steps = graph.steps(stages, run.settings, stage)
     runs_here = run.profile.executor == "local" and lock.is_held(run.folder)
     jobs = _Jobs(*_queued_tasks(run), runs_here, live.newest_submissions(run.folder), Accounting())
+    for other in stages:
+        if other.on_request and not graph.on_request([other], stage):
+            steps = graph.steps(stages, run.settings, other.name)
+            all_steps += [step for step in steps if step.stage is other and _is_live(run, step, jobs)]
     return [_step_status(run, step, all_steps, jobs) for step in all_steps]
 
 
-def read_files(run: Run, stages: Sequence[Stage]) -> list[StepStatus]:
+def _is_live(run: Run, step: Step, jobs: _Jobs) -> bool:
+    """Whether a step has tasks in the queue, or a command on this machine runs them."""
+    return step.name in jobs.tasks or (jobs.runs_here and bool(triage.unended_attempts(run.folder / step.name)))
+
+
+def read_files(run: Run, stages: Sequence[Stage], stage: str = "") -> list[StepStatus]:
     """The status by the files alone, while the queue is unknown: finished shards, and failures of the others."""
-    all_steps = graph.steps(stages, run.settings)
+    all_steps = graph.steps(stages, run.settings, stage)
     newest_submissions = live.newest_submissions(run.folder)
     steps = []
     for step in all_steps:

@@ -96,7 +96,9 @@ def parts(run: Run, step_statuses: list[StepStatus]) -> list[RenderableType]:
         row = (item.step, item.state, f"{item.done}/{item.shards}", *counts, spell(item.eta_seconds), gpu_hours)
         table.add_row(*row, *([Text(item.first_fix)] if has_fixes else []))
     lines = [line for item in step_statuses for line in _details(item)] + server(run)
-    if any(item.step == "evaluate" for item in step_statuses) and all(item.state == "done" for item in step_statuses):
+    names = [item.step for item in step_statuses]
+    last = names.index("evaluate") if "evaluate" in names else -1  # what comes after it is on request
+    if last >= 0 and all(item.state == "done" for item in step_statuses[: last + 1]):
         lines.append(f"report: {run.page}")
     # A line each: a failure's own lines could look like those of another step, with a fix of their own.
     return [table, *(Text(visible(" ".join(line.split("\n")))) for line in lines)]

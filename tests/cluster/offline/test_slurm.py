@@ -17,6 +17,7 @@ import jobs
 import launch
 from lumen_hpc.cluster import (
     accounting,
+    attempts,
     commands,
     environment,
     graph,
@@ -36,6 +37,7 @@ from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
 from lumen_hpc.config.resolve import resolve
 from lumen_hpc.errors import UserError
+from tests.cluster.offline.conftest import stage
 from tests.cluster.offline.offline_graph import finish, submit_chain
 
 
@@ -204,6 +206,26 @@ def test_a_finished_step_whose_input_is_being_made_anew_is_queued_and_not_done(
     _queue(fake, [job for job in submitted if job["step"] == "last" and job["link"]])
     last = next(item for item in status.read(run, stages) if item.step == "last")
     assert (last.state, last.done, last.queued) == ("done", 1, 0), "a successor only stands by"
+
+
+def test_a_stage_on_request_is_shown_while_it_is_under_way_and_where_it_is_named(
+    fake: Path, request_here: Request, stages: list[Stage]
+):
+    """Nothing told of a server that waited or loaded, nor of an export that had failed."""
+    stages = [*stages, stage("talk", on_request=True), stage("other", on_request=True)]
+    run, submitted = submit_chain(dataclasses.replace(request_here, stage="talk"), stages)
+    _queue(fake, submitted, reason="Licenses")
+    *_, last, talk = status.read(run, stages)
+    assert (last.step, talk.step, talk.state) == ("last", "talk", "queued") and "licence" in talk.waits[0]
+    (fake / "queue").unlink()
+    assert status.read(run, stages)[-1].step == "last"
+    assert status.read(run, stages, "talk")[-1].step == "talk"
+    assert status.read_files(run, stages, "talk")[-1].step == "talk"
+    attempts.Attempts(run, Step(stages[-2]), 0, 0).record_begin()
+    run.profile.executor = "local"
+    with lock.held(run.folder):
+        *_, last, talk = status.read(run, stages)
+    assert (last.step, talk.step, talk.state) == ("last", "talk", "running")
 
 
 def test_a_second_user_sees_who_owns_the_run(fake: Path, request_here: Request, stages: list[Stage]):

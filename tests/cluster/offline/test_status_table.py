@@ -54,6 +54,7 @@ def test_a_finished_run_says_where_its_report_is(run: Run) -> None:
     assert report in shown(StepStatus("judge-lumen", "done", 1, 1), done)
     assert report not in shown(StepStatus("judge-lumen", "running", 0, 1, 1), done)
     assert report not in shown(StepStatus("judge-lumen", "done", 1, 1))
+    assert report in shown(done, StepStatus("serve", "running", 0, 1, 1))
 
 
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
