@@ -19,7 +19,8 @@ from lumen_hpc.cluster import question_counts
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.config.profile import Profile, on_nodes_only
 from lumen_hpc.config.schema import Settings
-from lumen_hpc.data.table_files import DIFF_VQA, ENTITIES, MIMIC_CXR, find, holding_folder, require_visible
+from lumen_hpc.data.csv_files import CsvFile
+from lumen_hpc.data.table_files import COLUMNS, DIFF_VQA, ENTITIES, MIMIC_CXR, find, holding_folder, require_visible
 from lumen_hpc.errors import UserError
 from lumen_hpc.language.export_text_llama import original
 from lumen_hpc.models import Workload
@@ -152,12 +153,17 @@ def _holds_files(key: str, folder: Path) -> bool:
 
 
 def _missing_tables(key: str, folder: Path, tables: Sequence[str]) -> list[str]:
-    """The tables that a folder lacks; UserError for one that is there twice, or that this user may not read."""
+    """The tables that a folder lacks; UserError for one that is there twice, or that this user may not read.
+
+    And for one that is none (a web page, a workbook), or whose header lacks a column: prepare would find it in its job.
+    """
     missing = []
     for table in tables:
         if path := find(folder, table):
             if not os.access(path, os.R_OK, effective_ids=True):
                 raise _not_readable(key, path)
+            with CsvFile(path, (COLUMNS | TABLES)[table]).opened():
+                pass
         else:
             require_visible(key, folder / Path(table).parent)
             missing.append(f"{table}.csv*")

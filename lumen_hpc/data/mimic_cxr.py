@@ -22,13 +22,10 @@ import numpy as np
 from lumen_hpc.config.data_schema import Data
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.study_times import days, study_times
-from lumen_hpc.data.table_files import METADATA, MIMIC_ALL, SPLIT, require, require_visible
+from lumen_hpc.data.table_files import COLUMNS, METADATA, MIMIC_ALL, SPLIT, require, require_visible
 from lumen_hpc.data.tables import Block, CsvTable, Place, whole_numbers
 from lumen_hpc.errors import UserError, unreadable
 
-_COLUMNS = (
-    "dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", "ViewCodeSequence_CodeMeaning",
-)  # fmt: skip
 _FRONTAL = {"postero-anterior": "PA", "antero-posterior": "AP"}
 _VIEW_WORDS = frozenset({
     "pa", "ap", "ll", "rl", "lld", "rld", "lao", "rao", "lpo", "rpo", "lateral", "axial", "xtable", "swimmers",
@@ -127,7 +124,7 @@ def read_studies(folder: str | Path, rejections: Rejections) -> Studies:
     no row can be used.
     """
     path = require(folder, METADATA)
-    table = CsvTable(path, _COLUMNS, rejections)
+    table = CsvTable(path, COLUMNS[METADATA], rejections)
     blocks = [_images(block, path.name, rejections) for block in table.blocks()]
     if not any(len(block.dicom) for block in blocks):
         state = f"none of {table.row} rows can be used; {rejections.first}" if table.row else "no rows below the header"
@@ -226,7 +223,7 @@ def _read_split(folder: str | Path, studies: Studies, rejections: Rejections) ->
 
     Bad ids, an unknown split, and an image that an earlier row puts into another split go to `rejections`.
     """
-    table = CsvTable(require(folder, SPLIT), ("dicom_id", "study_id", "split"), rejections)
+    table = CsvTable(require(folder, SPLIT), COLUMNS[SPLIT], rejections)
     for block in table.blocks():
         dicom, study, split = block.columns
         ids = whole_numbers(study)
@@ -259,7 +256,7 @@ def compare_mimic_all(folder: str | Path, studies: Studies, rejections: Rejectio
 
     The metadata's rule and dates count in any case; bad ids and a repeated study go to `rejections`.
     """
-    table = CsvTable(require(folder, MIMIC_ALL), ("subject_id", "study_id", "dicom_id", "study_date"), rejections)
+    table = CsvTable(require(folder, MIMIC_ALL), COLUMNS[MIMIC_ALL], rejections)
     seen: np.ndarray = np.zeros(len(studies), bool)
     names = ("rows", "not_in_metadata", "another_image", "another_date", "no_date", "another_patient")
     counts = dict.fromkeys(names, 0)

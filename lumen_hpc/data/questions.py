@@ -23,13 +23,11 @@ from lumen_hpc.data.diff_vqa import TYPES, GrammarError, is_closed, parse_differ
 from lumen_hpc.data.mimic_cxr import Studies
 from lumen_hpc.data.rejections import Rejections
 from lumen_hpc.data.short_answers import answer_fault, is_question
-from lumen_hpc.data.table_files import QUESTIONS, require
+from lumen_hpc.data.table_files import COLUMNS, QUESTIONS, require
 from lumen_hpc.data.tables import Block, CsvTable, Place, parse_row, row_fault, whole_numbers
 
 SPLITS = ("train", "val", "test")
 """The questions' own splits, the least held out first."""
-
-_COLUMNS = ("study_id", "subject_id", "ref_id", "question_type", "question", "answer", "split")
 
 
 class Questions:
@@ -81,7 +79,7 @@ def read_questions(
     release 1.0.1 did. Raises UserError for a missing file or column.
     """
     path = require(folder, QUESTIONS)
-    table = CsvTable(path, _COLUMNS, rejections.question)
+    table = CsvTable(path, COLUMNS[QUESTIONS], rejections.question)
     reader = _Reader(studies, rejections, Questions(path.name), out, reorder)
     for block in table.packed_blocks(lead=3):
         reader.add(block)
@@ -297,7 +295,7 @@ class _Form(NamedTuple):
     """What follows from a row's type, question, short answer and split alone."""
 
     columns: bytes
-    """Type, closed, split and hash of the text, as _COLUMNS_OF_A_FORM packs them."""
+    """Type, closed, split and hash of the text, as _FORM_LAYOUT packs them."""
     tail: bytes
     """The end of the JSON line of a question about one image."""
     json: bytes
@@ -329,7 +327,7 @@ def _form(rest: bytes, reordered: bool) -> _Form:
     its question cannot have.
     """
     row_fields = parse_row(rest)
-    if fault := row_fault(row_fields, 4, lead=len(_COLUMNS) - 4):
+    if fault := row_fault(row_fields, 4, lead=3):
         raise _Fault(*fault)
     type, question, short_answer, split = row_fields
     if type not in TYPES:

@@ -17,6 +17,15 @@ PATIENTS = "hosp/patients"
 """Sex and age, which MIMIC-CXR lacks."""
 MIMIC_CXR, DIFF_VQA = (METADATA, SPLIT), (QUESTIONS, MIMIC_ALL)
 """What stage `prepare` reads of each dataset."""
+COLUMNS = {
+    METADATA: (
+        "dicom_id", "subject_id", "study_id", "ViewPosition", "StudyDate", "StudyTime", "ViewCodeSequence_CodeMeaning",
+    ),
+    SPLIT: ("dicom_id", "study_id", "split"),
+    QUESTIONS: ("study_id", "subject_id", "ref_id", "question_type", "question", "answer", "split"),
+    MIMIC_ALL: ("subject_id", "study_id", "dicom_id", "study_date"),
+}  # fmt: skip
+"""Table → the columns that are read, in the order of its reader."""
 
 
 def find(folder: str | Path, table: str) -> Path | None:

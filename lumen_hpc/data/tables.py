@@ -1,31 +1,22 @@
 """The datasets' csv files as streams of rows with their row and line numbers.
 
-The first bytes show whether a file is gzipped, columns are found by name, and a row that cannot be read goes to the
-caller's `reject` with its place; no row is skipped silently.
+Columns are found by name, and a row that cannot be read goes to the caller's `reject` with its place; no row is skipped
+silently.
 """
 
 from __future__ import annotations
 
-import codecs
 import csv
-import errno
-import gzip
 import io
-import os
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from operator import methodcaller
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from lumen_hpc.data.file_kinds import HEAD, other_kind
-from lumen_hpc.errors import UserError
-from lumen_hpc.files import GZIP, open_regular
+from lumen_hpc.data.csv_files import OPEN_QUOTE, CsvFile, Fields, NotCsv, parse_fields, text_of
 
 
 class Place(NamedTuple):
@@ -53,30 +44,23 @@ class Block(NamedTuple):
 
 BLOCK_ROWS = 4096
 """Rows per block."""
-MAX_LINE_BYTES = 1 << 18
-"""Longest line of a table, a hundred times the releases' longest: a block of such lines is 1 GiB."""
 
 
 @dataclass(slots=True)
-class CsvTable:
+class CsvTable(CsvFile):
     """One csv file, read by column names and in blocks; only the requested columns.
 
     A row that is not csv, has another number of fields than the header, or holds NUL bytes or bytes that are not
-    UTF-8, goes to `reject(place, kind, reason)` instead; blank lines are no rows. `row` and `line` are the last ones
-    read. Raises UserError, naming the file, for a missing or repeated column, or a broken gzip stream.
+    UTF-8, goes to `reject(place, kind, reason)` instead; blank lines are no rows. `row` is the last one read.
+    Raises UserError as `CsvFile.opened`.
     """
 
-    path: Path
-    columns: tuple[str, ...]
     reject: Callable[[Place, str, str], None]
     row: int = 0
-    line: int = 0
 
     def blocks(self) -> Iterator[Block]:
         """Blocks of text fields; a quoted field may hold line breaks."""
-        with self._open() as stream:
-            header = self._header(_text(stream.readline().removeprefix(codecs.BOM_UTF8)))
-            self.line = 1
+        with self.opened() as (header, stream):
             partial_row: list[bytes] = []
             while lines := partial_row + list(islice(stream, BLOCK_ROWS)):
                 line_offset = self.line - len(partial_row)
@@ -87,7 +71,7 @@ class CsvTable:
                     yield Block(columns, self.row + numbers, line_offset + numbers)
                     self.row += len(lines)
                 else:
-                    rows, ends, open_lines = _rows(list(map(_text, lines)), len(header), is_last)
+                    rows, ends, open_lines = _rows(list(map(text_of, lines)), len(header), is_last)
                     partial_row = lines[len(lines) - open_lines :]
                     yield self._good_block(rows, line_offset + ends, header)
 
@@ -98,9 +82,7 @@ class CsvTable:
         are split, not parsed, wherever that is equivalent; the reader of the piece then checks the number of fields
         and UTF-8.
         """
-        with self._open() as stream:
-            header = self._header(_text(stream.readline().removeprefix(codecs.BOM_UTF8)))
-            self.line = 1
+        with self.opened() as (header, stream):
             while lines := list(islice(stream, BLOCK_ROWS)):
                 pieces = [line.split(b",", lead) for line in lines]
                 columns = list(zip(*pieces, strict=False))
@@ -115,47 +97,6 @@ class CsvTable:
                     block = self._good_block(rows, np.arange(line_offset + 1, self.line + 1), header)
                     packed_rows = [_pack(row, lead) for row in zip(*block.columns, strict=True)]
                     yield block._replace(columns=list(zip(*packed_rows, strict=True)))
-
-    @contextmanager
-    def _open(self) -> Iterator[BinaryIO]:
-        try:
-            if self.path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            with open_regular(self.path) as raw:
-                gzipped = raw.read(2) == GZIP
-                raw.seek(0)
-                source: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
-                # Buffered, since GzipFile itself is slow at lines.
-                stream = io.BufferedReader(_Lines(source, self.path), 1 << 17)
-                if not (head := stream.peek(HEAD)):
-                    raise UserError(f"{self.path} is empty; fetch it again")
-                if kind := other_kind(head, "csv or csv.gz"):
-                    raise UserError(f"{self.path} is {kind}")
-                yield cast(BinaryIO, stream)
-        except (EOFError, zlib.error, gzip.BadGzipFile, csv.Error) as error:
-            where = f"{self.path.name} after line {self.line}"
-            raise UserError(f"{where}: the file is corrupt ({error}); fetch it again") from None
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
-
-    def _header(self, line: str) -> list[str]:
-        header = _fields(line)
-        where = f"{self.path.name} row 0 (line 1)"
-        if isinstance(header, NotCsv):
-            raise UserError(f"{where}: the header is not csv ({header.reason})")
-        # Not the header's own words: where the header is missing, this is a record.
-        present_columns = ", ".join(name for name in self.columns if name in header)
-        summary = f"the header has {len(header)} columns, of those needed {present_columns or 'none'}"
-        if missing_columns := [name for name in self.columns if name not in header]:
-            hint = (
-                "" if present_columns else "; is it UTF-8 text with commas between its fields, and is its header there?"
-            )
-            if {name.lower() for name in missing_columns} & {name.strip().lower() for name in header}:
-                hint = "; it is there with spaces or capitals that the release does not write"
-            raise UserError(f"{where}: missing column {', '.join(missing_columns)}; {summary}{hint}")
-        if repeated_columns := [name for name in self.columns if header.count(name) > 1]:
-            raise UserError(f"{where}: column {', '.join(repeated_columns)} appears more than once; {summary}")
-        return header
 
     def _good_block(self, rows: list[Fields], last_lines: np.ndarray, header: list[str]) -> Block:
         """The requested columns of the good rows; the others go to `reject`. `last_lines`: each row's last line."""
@@ -182,37 +123,6 @@ class CsvTable:
         return np.array(row_numbers, np.int64), np.array(row_ends, np.int64), good_rows
 
 
-class _Lines(io.RawIOBase):
-    """The bytes of a table; UserError for an endless line, which would fill the memory: 1 MB of gzip can hold 1 GB."""
-
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        self._file, self._path, self._length = file, path, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        count = self._file.readinto(buffer)  # type: ignore[attr-defined]
-        start = bytes(memoryview(buffer)[:count]).rfind(b"\n")
-        self._length = self._length + count if start < 0 else count - start - 1
-        if self._length > MAX_LINE_BYTES:
-            raise UserError(
-                f"{self._path}: a line of more than {MAX_LINE_BYTES >> 10} KiB; this is no table of records"
-            )
-        return count
-
-
-class NotCsv(list):
-    """The fields of a row that cannot be parsed: none."""
-
-    def __init__(self, reason: str):
-        super().__init__()
-        self.reason = reason
-
-
-Fields = list[str]
-
-
 def row_fault(fields: Fields, width: int, lead: int = 0) -> tuple[str, str] | None:
     """Kind and reason of the fault of a row that should have `width` fields; None for a good or blank row.
 
@@ -230,20 +140,12 @@ def row_fault(fields: Fields, width: int, lead: int = 0) -> tuple[str, str] | No
 
 def _columns(lines: list[bytes], positions: list[int], width: int) -> list[list[str]]:
     """The fields at these positions of good rows that need no parser, by column; empty if any row needs one."""
-    text = _text(b"".join(lines)).replace("\r\n", "\n")
+    text = text_of(b"".join(lines)).replace("\r\n", "\n")
     commas = set(map(methodcaller("count", b","), lines))
     if commas != {width - 1} or width == 1 or '"' in text or "\r" in text or not _is_clean(text):
         return []
     fields = text.removesuffix("\n").replace("\n", ",").split(",")
     return [fields[position::width] for position in positions]
-
-
-OPEN_QUOTE = "a quote opens a field and nothing closes it in this row"
-_REASONS = {
-    "unexpected end": OPEN_QUOTE,
-    "new-line character": "a line end within a row; lines end with LF or CRLF, not with CR alone",
-}
-"""How Python's csv errors begin → what they mean."""
 
 
 def _rows(lines: list[str], width: int, is_last: bool) -> tuple[list[Fields], np.ndarray, int]:
@@ -274,10 +176,10 @@ def _row(lines: list[str], start: int, width: int) -> tuple[Fields, int]:
     """The row that begins at a line, and how many lines it takes; 0 if it is still open at the last line."""
     text = ""
     for line_count, line in enumerate(lines[start : start + MAX_ROW_LINES], 1):
-        if text and len(_fields(line)) >= width:
+        if text and len(parse_fields(line)) >= width:
             return NotCsv(OPEN_QUOTE), 1
         text += line
-        fields = _fields(text)
+        fields = parse_fields(text)
         if not isinstance(fields, NotCsv):
             return fields, line_count
         if fields.reason != OPEN_QUOTE:
@@ -291,23 +193,7 @@ MAX_ROW_LINES = 100
 
 def parse_row(line: bytes) -> Fields:
     """The fields of a piece of csv text that is one line; a NotCsv, which is empty, if it is not csv."""
-    return _fields(_text(line))
-
-
-def _text(line: bytes) -> str:
-    """Bytes that are not UTF-8 become surrogates, so that their row can be named."""
-    return line.decode("utf-8", "surrogateescape")
-
-
-def _fields(line: str) -> Fields:
-    """The fields of one row; a NotCsv, which is empty, if it is not csv."""
-    row = line.removesuffix("\n").removesuffix("\r")
-    if row and '"' not in row and "\r" not in row and "\n" not in row:
-        return row.split(",")
-    try:
-        return next(csv.reader([line], strict=True), [])
-    except csv.Error as error:
-        return NotCsv(next((r for start, r in _REASONS.items() if str(error).startswith(start)), str(error)))
+    return parse_fields(text_of(line))
 
 
 def _is_clean(text: str) -> bool:

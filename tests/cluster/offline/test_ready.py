@@ -26,7 +26,7 @@ from lumen_hpc.config.schema import EngineSettings, Settings
 from lumen_hpc.data.prepare import prepare
 from lumen_hpc.data.table_files import ENTITIES
 from lumen_hpc.errors import UserError
-from tests.data.small_dataset import METADATA, MIMIC_ALL, Dataset
+from tests.data.small_dataset import METADATA, MIMIC_ALL, QUESTIONS, Dataset
 from tests.rights import without_roots_rights
 
 MIMIC = ["data=mimic", "data.mimic_cxr=/no/such/folder", "data.diff_vqa=/no/such/folder"]
@@ -187,6 +187,27 @@ def test_what_this_user_may_not_read_is_called_that_and_not_missing(
     bad_results = [result for result in results if result.level == "bad"]
     assert [*dict.fromkeys(result.message for result in bad_results)] == [text.format(place) for text in messages]
     assert all(result.fix.startswith("get access to it") for result in bad_results)
+
+
+@pytest.mark.parametrize(
+    ("table", "content", "message", "fix"),
+    [
+        (METADATA, b"<!DOCTYPE html><title>Sign in</title>", "is a web page", "download it again, signed in"),
+        (QUESTIONS, b"", "is empty", "fetch it again"),
+        (QUESTIONS, b"study_id;subject_id\n1;2\n", "row 0 (line 1): missing column study_id", "is it UTF-8 text with"),
+        (MIMIC_ALL, b"\x1f\x8b\x08 cut off", "after line 0: the file is corrupt", "fetch it again"),
+    ],
+)
+def test_a_table_that_prepare_could_not_read_is_found_before_its_job(
+    tmp_path: Path, table: str, content: bytes, message: str, fix: str
+) -> None:
+    data = Dataset(tmp_path).write().data
+    (tmp_path / table).write_bytes(content)
+    request = resolve(
+        ["stage=prepare", "data=mimic", f"data.mimic_cxr={data.mimic_cxr}", f"data.diff_vqa={data.diff_vqa}"]
+    )
+    (result,) = [result for result in ready.data(request.settings, request.profile) if result.level == "bad"]
+    assert result.message.startswith(f"{tmp_path / table} {message}") and result.fix.startswith(fix)
 
 
 @pytest.mark.parametrize("place", ["mimic-cxr-jpg", MIMIC_ALL])
