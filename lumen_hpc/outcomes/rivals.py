@@ -34,7 +34,7 @@ TREE_COUNTS = (20, 50, 100, 200)
 
 
 def predict(cohort: Cohort, row: str, seed: int) -> Array | None:
-    """The row's probabilities for all samples; None where its columns are not there.
+    """The row's probabilities for all samples; None where its columns are not there, or nothing to learn from is.
 
     Learned on the train split; the penalty or number of trees is the one with the least log loss on val.
     """
@@ -43,6 +43,8 @@ def predict(cohort: Cohort, row: str, seed: int) -> Array | None:
     model, groups = ROWS[row]
     train, val = cohort.split == "train", cohort.split == "val"
     outcome = cohort.outcome
+    if not train.any():
+        return None
     if model == "prevalence" or len(set(outcome[train].tolist())) < 2:
         return np.full(len(outcome), outcome[train].mean())
     if any(group not in cohort.columns for group in groups):

@@ -53,6 +53,9 @@ def score(
         "train": int((cohort.split == "train").sum()),
         "val": int(val.sum()),
     }
+    if not rivals:
+        reason = "no patient of the train split has a known value of the outcome, so that no rival could learn"
+        return {**table, "unjudged": reason}
     if min(events, len(outcome) - events) < FEWEST_EVENTS:
         return {**table, "unjudged": f"fewer than {FEWEST_EVENTS} patients with or without the outcome"}
     bootstrap = Resamples(

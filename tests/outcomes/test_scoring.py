@@ -128,6 +128,18 @@ def test_without_events_nothing_is_judged() -> None:
     assert "rows" not in score(found, {"prevalence": np.zeros(60)}, {}, resamples=10, seed=0)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("answered", [True, False])
+def test_without_patients_to_learn_from_the_reason_is_named_and_none_counts_as_unanswered(answered: bool) -> None:
+    found, _ = cohort(60, 1.0, seed=1)
+    found = type(found)(**{**vars(found), "split": np.full(len(found.split), "test")})
+    assert [rivals.predict(found, row, seed=0) for row in rivals.ROWS] == [None] * len(rivals.ROWS)
+    models = {"model": np.full(len(found.split), 0.5)} if answered else {}
+    table = score(found, {}, models, resamples=10, seed=0)
+    assert "train split" in table["unjudged"] and "rows" not in table
+    assert (table["patients"], table["unanswered"], table["train"]) == (60, 0, 0)
+
+
 def test_where_nothing_drives_the_outcome_nothing_is_found() -> None:
     """Ten data sets without an effect: what the image adds to laboratory values is above 0 at most twice.
 
