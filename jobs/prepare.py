@@ -69,7 +69,9 @@ def work(task: Task) -> Callable[[Shard], Iterator[dict[str, Any]]]:
         for line in release_lines(counts["release"]):
             print(line)
         images = ", ".join(f"{count} {kind}" for kind, count in counts["studies"]["image_files"].items())
-        print(f"{counts['studies']['asked_about']} images: {images}")
+        size = counts["studies"]["median_size"]  # shows whether someone has scaled the images down
+        median = f", the median {size[0]} x {size[1]} px" if size else ""
+        print(f"{counts['studies']['asked_about']} images: {images}{median}")
         if not data.mimic_iv:
             print("sex and age of the patients are unknown: MIMIC-CXR has neither; data.mimic_iv=FOLDER gives them")
         elif (known_count := counts["studies"]["with_sex_and_age"]) < counts["studies"]["asked_about"]:

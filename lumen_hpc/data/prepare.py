@@ -308,6 +308,8 @@ def _study_counts(
         {"study_id": int(studies.study[position]), "StudyTime": float(studies.time[position])}
         for position in impossible_times[:MAX_EXAMPLES]
     ]
+    sizes = images.sizes[used_studies]
+    known_sizes = sizes[sizes[:, 0] > 0]
     file_counts = np.bincount(images.kinds[used_studies], minlength=len(files.kinds)).tolist()
     return {
         "in_metadata": with_published(len(studies), MIMIC_CXR["studies"]),
@@ -315,6 +317,7 @@ def _study_counts(
         "with_two_dates": studies.two_dates,
         "asked_about": len(used_studies),
         "image_files": {kind: count for kind, count in zip(files.kinds, file_counts, strict=True) if count},
+        "median_size": np.median(known_sizes, axis=0).astype(int).tolist() if len(known_sizes) else None,
         "image_contents": blake2b(images.contents[used_studies].tobytes(), digest_size=8).hexdigest(),
         "image_warnings": dict(images.warnings),
         "images_not_frontal": int((~studies.frontal[used_studies]).sum()),

@@ -43,7 +43,7 @@ def test_a_run_on_this_machine_tells_on_the_console_what_was_read(tmp_path: Path
     assert done.returncode == 0, done.stderr
     assert (
         "  11 questions read: 8 kept, 3 left out, 0 rejected\n  left out: 3 another study of a test patient\n"
-        "  7 images: 7 jpg\n"
+        "  7 images: 7 jpg, the median 8 x 8 px\n"
     ) in done.stdout
     assert "warning" not in done.stdout
     assert "submitit" not in done.stdout
