@@ -6,10 +6,12 @@ import dataclasses
 import difflib
 import io
 import math
+import pickle
 import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,9 @@ def read_yaml(path: Path, kind: Any = Any, *, resolved: bool = False) -> DictCon
 
     A `resolved` file, a run's config.yaml, holds no references: its `${name}` are the shell's, whatever their letters.
     """
-    pattern = REFERENCE if resolved else SHELL_VARIABLE
     try:
         text = require_shallow(read_bytes(path)).decode()
-        values = OmegaConf.load(io.StringIO(text))
-        if kind is not Any or OTHER_BASE_NUMBER.search(text):
-            values = OmegaConf.create(restore_texts(OmegaConf.to_container(values), yaml.load(text, TEXT_LOADER), kind))
-        values = escape_shell_variables(values, pattern) if pattern.search(text) else values
+        values = pickle.loads(_parse_yaml(text, kind, REFERENCE if resolved else SHELL_VARIABLE))
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start + 1} is no UTF-8: save the file in UTF-8") from None
     except yaml.MarkedYAMLError as error:
@@ -65,6 +63,15 @@ def read_yaml(path: Path, kind: Any = Any, *, resolved: bool = False) -> DictCon
         raise UserError(f"{path}: holds no `key: value` lines, but a {type(values).__name__.removesuffix('Config')}")
     require_values(f"{path}: ", text, values)
     return values
+
+
+@lru_cache(maxsize=64)
+def _parse_yaml(text: str, kind: Any, pattern: re.Pattern[str]) -> bytes:
+    """The values of a YAML text, pickled: a sweep and a check read the same files again and again."""
+    values = OmegaConf.load(io.StringIO(text))
+    if kind is not Any or OTHER_BASE_NUMBER.search(text):
+        values = OmegaConf.create(restore_texts(OmegaConf.to_container(values), yaml.load(text, TEXT_LOADER), kind))
+    return pickle.dumps(escape_shell_variables(values, pattern) if pattern.search(text) else values)
 
 
 def require_values(prefix: str, text: str, values: DictConfig) -> None:
@@ -300,13 +307,17 @@ def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+_type_hints: Any = cache(typing.get_type_hints)
+"""The types of a dataclass's fields."""
+
+
 def type_at(kind: Any, key: str) -> Any:
     """The type of a dotted key's value; None for an unknown key."""
     for part in key.split("."):
         if isinstance(kind, types.UnionType):
             kind = typing.get_args(kind)[0]
         if dataclasses.is_dataclass(kind):
-            kind = typing.get_type_hints(kind).get(part)
+            kind = _type_hints(kind).get(part)
         elif typing.get_origin(kind) is dict:
             kind = typing.get_args(kind)[1]
         elif kind is not Any:
@@ -344,7 +355,7 @@ def _correct_sections(kind: Any, key: str) -> str:
 
 def keys(kind: Any, key: str, prefix: str = "") -> Iterator[str]:
     """Every dotted key, sections included; the entries of a mapping by the name that `key` has for them."""
-    for name, field_kind in typing.get_type_hints(kind).items():
+    for name, field_kind in _type_hints(kind).items():
         yield prefix + name
         section = f"{prefix}{name}."
         if typing.get_origin(field_kind) is dict and (
