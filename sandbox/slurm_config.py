@@ -40,7 +40,7 @@ SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=1,batch_sc
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
-KillWait=2
+KillWait=5
 CompleteWait=0
 MinJobAge=3600
 MaxArraySize={max_array_size}
@@ -55,7 +55,7 @@ AccountingStoragePort={accounting_port}
 {accounting}
 PartitionName=h100    Nodes=ALL Default=YES PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00 DefaultTime=10
 PartitionName=cpu     Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=1-00:00:00 DefaultTime=10
-PartitionName=preempt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=10 MaxTime=1-00:00:00 DefaultTime=10
+PartitionName=preempt Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE GraceTime=60 MaxTime=1-00:00:00 DefaultTime=10
 PartitionName=private Nodes=ALL Hidden=YES AllowGroups=root,{neighbour} PreemptMode=OFF MaxTime=60 DefaultTime=10
 """
 WITH_ACCOUNTING = """\

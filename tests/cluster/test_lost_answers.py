@@ -73,7 +73,7 @@ def test_a_job_that_slurm_took_while_sbatch_says_it_timed_out_does_not_stay(
 TAKEN_LATE = """\
 #!/bin/sh
 cp "$1" {folder}/script
-(sleep 4; PATH={path} sbatch {folder}/script) > {folder}/answer 2>&1 &
+(while [ ! -e {folder}/go ]; do sleep 0.1; done; PATH={path} sbatch {folder}/script) > {folder}/answer 2>&1 &
 echo "{no_answer}" >&2
 exit 1
 """
@@ -95,6 +95,7 @@ def test_a_job_that_slurm_took_after_the_command_had_given_up_does_no_shard_twic
     output = replace(site, cluster=impatient).launch("stage=full", "run=late", code=2)
     assert "nothing was submitted; a job that Slurm took all the same does no work" in output
     site.submit("late")
+    (tmp_path / "go").touch()
     site.wait(lambda: len(site.running("late", "squares")) >= 5, 60, "the late job beside the new one's last task")
     assert "on no record" in site.submit("late")
     hold.unlink()

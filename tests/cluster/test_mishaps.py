@@ -235,7 +235,7 @@ def test_a_cancelled_run_is_not_requeued_by_its_own_tasks(site: Site) -> None:
     run = begin_and_hold_all(site, "recalled", "profile.requeue=true")
     site.launch("cancel", "run=recalled")
     site.wait(lambda: run.reported("asked"), 60, "a task to be asked to stop")
-    release(run)  # Slurm leaves them two seconds
+    release(run)  # Slurm leaves them KillWait, five seconds
     site.wait(lambda: not site.jobs("recalled"), 20, "the queue to be empty")  # a requeued one stays longer
     logs = "".join(path.read_text() for path in run.folder.glob("squares/logs/*"))
     assert logs.count("it was cancelled, and nothing goes on by itself") == run.events("squares").count("interrupted")
@@ -289,13 +289,10 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(site: Site, tmp_path: Path) 
 
 
 def test_a_real_time_limit(site: Site, undisturbed: RunOnDisk) -> None:
-    run = site.run("limit")
-    # Slurm looks at limits twice a minute and signals up to 30 s early: between 30 and 60 s after the start here, when
-    # a pack (3 shards of 30 s) is at its second shard.
-    pause = run.steer("pause-squares", "3")
-    site.submit("limit", "profile.resources.gpu.time_min=2", "profile.signal_before_s=60")
-    site.wait(lambda: "interrupted" in run.events("squares"), 180, "a pack to be interrupted")
-    pause.unlink()
+    # Slurm looks at limits twice a minute and signals up to 30 s early: between 60 and 90 s after the start here.
+    run = begin_and_hold_all(site, "limit", "profile.resources.gpu.time_min=2", "profile.signal_before_s=30")
+    release_once_asked(site, run)
+    site.wait(lambda: "interrupted" in run.events("squares"), 60, "a pack to be interrupted")
     site.wait_until_left("limit")
     assert_whole(run, undisturbed)
     assert run.begun() == run.ends(), "a task asked to stop should finish its current shard"
