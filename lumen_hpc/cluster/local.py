@@ -195,7 +195,7 @@ def _describe_failure(item: StepPlan, kinds: list[triage.FailureKind], log: str)
     lines = [f"{item.step.name}: {len(item.missing_shards)} of {item.shards} shards are missing"]
     for kind in kinds[:5]:
         lines.append(f"  {kind.count}x {kind.error}")
-        lines.append(f"     fix: {kind.fix}")
+        lines.append(f"     fix: {kind.fix.replace('KIND', item.step.stage.resources)}")
     if not kinds:
         lines.append("  no failure was recorded: a task was killed from outside, or could not start")
     lines.append(f"  log: {log}")

@@ -74,9 +74,9 @@ REASONS: tuple[tuple[str, Reason], ...] = (
     (
         r"ReqNodeNotAvail,? Reserved for maintenance|ReservedMaintenance",
         Reason(
-            "a maintenance begins before it would end, or goes on",
+            "a maintenance, or a reservation of others, begins before it would end, or goes on",
             True,
-            "wait, or submit again with a profile.resources.KIND.time_min that ends before",
+            "wait, or submit again with a profile.resources.KIND.time_min that ends before (scontrol show reservation)",
         ),
     ),
     (

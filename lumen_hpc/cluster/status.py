@@ -88,7 +88,7 @@ def read_files(run: Run, stages: Sequence[Stage], stage: str = "") -> list[StepS
         live_ids = {row["job"] for row in triage.unended_attempts(folder)}  # for all that is known
         step_submissions = newest_submissions.get(step.name)
         find_kinds = partial(triage.failure_kinds, folder, live_ids=live_ids, step_submissions=step_submissions)
-        step_status.failures = _as_dicts(_explain(run, step, all_steps, missing, step_submissions, find_kinds))
+        step_status.failures = _as_dicts(step, _explain(run, step, all_steps, missing, step_submissions, find_kinds))
         step_status.state = "done" if not missing else "unknown"
         steps.append(step_status)
     return steps
@@ -109,8 +109,13 @@ def _unexplained_shards(missing: list[int], kinds: Sequence[triage.FailureKind])
     return [index for index in missing if not any(index in kind.shards for kind in kinds)]
 
 
-def _as_dicts(kinds: list[triage.FailureKind]) -> list[dict[str, Any]]:
-    return [{**dataclasses.asdict(kind), "shards": sorted(kind.shards), "nodes": sorted(kind.nodes)} for kind in kinds]
+def _as_dicts(step: Step, kinds: list[triage.FailureKind]) -> list[dict[str, Any]]:
+    return [
+        dataclasses.asdict(kind)
+        | {"shards": sorted(kind.shards), "nodes": sorted(kind.nodes)}
+        | {"fix": kind.fix.replace("KIND", step.stage.resources)}
+        for kind in kinds
+    ]
 
 
 @dataclass
@@ -188,7 +193,7 @@ def _step_status(run: Run, step: Step, all_steps: list[Step], run_jobs: _Jobs) -
     step_status.queued, step_status.successors = len(active_jobs) - step_status.running, len(tasks) - len(active_jobs)
     if run_jobs.runs_here and missing:
         step_status.running = len(triage.unended_attempts(folder))
-    step_status.failures = _as_dicts(_failures(run, step, all_steps, missing, active_jobs, run_jobs))
+    step_status.failures = _as_dicts(step, _failures(run, step, all_steps, missing, active_jobs, run_jobs))
     progress = step.stage.progress(run.settings, folder) if missing else None
     step_status.progress = str(progress or "")
     if not missing:
@@ -218,7 +223,7 @@ def _step_status(run: Run, step: Step, all_steps: list[Step], run_jobs: _Jobs) -
         step_status.state = "failed" if step_status.failures else "waiting"
     step_status.waits += [
         f"what reads it waits for its gate: {line}"
-        for line in _pending_reasons(run, step, run_jobs.gates.get(step.name, []))
+        for line in _pending_reasons(run, step, run_jobs.gates.get(step.name, []), "cpu")
     ]
     return step_status
 
@@ -290,13 +295,14 @@ def _inputs_done(run: Run, step: Step, all_steps: list[Step]) -> bool:
     return not any(plan.missing_shards(run, other, all_steps) for other in all_steps if other.name in step.after)
 
 
-def _pending_reasons(run: Run, step: Step, jobs: list[slurm.Job]) -> list[str]:
-    """One line per reason that is more than a turn in the queue."""
+def _pending_reasons(run: Run, step: Step, jobs: list[slurm.Job], kind: str = "") -> list[str]:
+    """One line per reason that is more than a turn in the queue; `kind`: the resources of jobs that are no tasks."""
+    kind = kind or step.stage.resources
     lines = []
     for reason in dict.fromkeys(job.reason for job in jobs):
         if explanation := reasons.explain(reason):
             ids = [job.id for job in jobs if job.reason == reason]
-            fix = explanation.fix.replace("JOB", _comma_separated_jobs(ids))
+            fix = explanation.fix.replace("JOB", _comma_separated_jobs(ids)).replace("KIND", kind)
             consequence = ""
             if not explanation.starts:
                 consequence = ", and cannot start as submitted"

@@ -38,6 +38,10 @@ from lumen_hpc.config.profile import Profile
 from lumen_hpc.config.request import Request
 from lumen_hpc.errors import UserError
 
+UNEXPLAINED = (
+    "launch.py check finds no fault in the profile: compare these names with what sinfo -o '%P %f %G' and "
+    "scontrol show reservation say, or ask the site's administrators"
+)
 LAYOUT = 2
 """Version of the run folder; a run written by another is refused rather than misread."""
 
@@ -187,7 +191,7 @@ def _refusal(profile: Profile, step: Step, error: UserError, outcome: str) -> Us
     elif "submit limit" in str(error):
         explanation = "fewer tasks (profile.resources.KIND.tasks) or successors, one stage at a time, or later"
     else:
-        explanation = preflight.why_refused(profile) or "python launch.py check compares the profile with the cluster"
+        explanation = preflight.why_refused(profile) or UNEXPLAINED
     return UserError(
         f"Slurm refused step {step.name} ({sbatch.requested_resources(profile, step)}): {error}; {outcome}; "
         f"{explanation}"

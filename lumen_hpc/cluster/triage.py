@@ -35,7 +35,10 @@ FIXES: Sequence[tuple[str, str]] = (
         "profile.modules, profile.setup or the container",
     ),
     (r"Permission denied|Read-only file system", "access rights of the file named; of a cache, profile.scratch"),
-    (r"a line of the setup|command not found", "that line of the profile, or the node's environment"),
+    (
+        r"a line of the setup|command not found",
+        "that line of the profile (`|| true` lets a command fail), or the node's environment",
+    ),
     (r"\*\*\* JOB \d+ ON \S+ CANCELLED", "Slurm ended it, or somebody did; the same command goes on"),
     (r"No such file or directory", "that path on the nodes: profile.runs, the container image or Python there"),
     (r"CUDA|device-side|ECC", "the GPU of that node; rerun, bad nodes are left out"),

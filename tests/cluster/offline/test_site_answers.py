@@ -256,6 +256,16 @@ def test_what_helps_against_a_refusal_depends_on_the_limit(
     assert fix in str(caught.value)
 
 
+def test_a_refusal_that_the_check_cannot_explain_does_not_send_to_the_check(
+    fake: Path, request_here: Request, stages: list[Stage]
+) -> None:
+    refusal = "Batch job submission failed: Access denied to requested reservation"
+    (fake / "bin" / "sbatch").write_text(f'#!/bin/sh\necho "sbatch: error: {refusal}" >&2\nexit 1\n')
+    with pytest.raises(UserError, match=refusal) as caught:
+        submit_chain(request_here, stages)
+    assert "launch.py check finds no fault" in str(caught.value) and "scontrol show reservation" in str(caught.value)
+
+
 def test_a_gate_that_cannot_start_now_says_why_its_readers_wait(
     fake: Path, request_here: Request, stages: list[Stage]
 ) -> None:

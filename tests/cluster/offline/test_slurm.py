@@ -351,6 +351,7 @@ def test_a_pending_job_that_can_never_start_is_stuck_with_its_reason(
     _queue(fake, submitted, reason="PartitionTimeLimit")
     first, *_ = status.read(run, stages)
     assert first.state == "stuck" and "cannot start as submitted" in first.waits[0]
+    assert first.waits[0].endswith("a smaller profile.resources.cpu.time_min"), "by the kind of this step's jobs"
     assert first.first_fix.startswith(
         f"python launch.py cancel stage=first {run.arguments}, then submit again with: a smaller"
     )
