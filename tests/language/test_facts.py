@@ -4,55 +4,19 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter
 from collections.abc import Iterator
 from itertools import permutations
-from pathlib import Path
 
 import pytest
 
 from lumen_hpc.data.diff_vqa import TEMPLATES, Change, LevelChange, render_difference
 from lumen_hpc.data.records import read_jsonl
-from lumen_hpc.language import clauses, findings, parsing, reader
 from lumen_hpc.language.facts import check, score
 from lumen_hpc.language.sentences import sentence
-from sandbox.fact_cases import CASES, check_cases, count_outcomes
+from sandbox.fact_cases import CASES
 from tests.realcxr import TABLE, needed
 
 DIFFERENCE = "what has changed compared to the reference image?"
-
-
-def test_the_hand_made_set_covers_every_type_and_is_mostly_unfaithful():
-    cases = list(read_jsonl(CASES))
-    kinds = Counter(case["type"] for case in cases)
-    assert len(cases) >= 300
-    assert set(kinds) == {*TEMPLATES, "prediction"} and min(kinds.values()) >= 30
-    assert sum(not case["faithful"] for case in cases) >= len(cases) / 2
-
-
-@pytest.fixture(scope="module")
-def cases() -> list[tuple[dict, list[str]]]:
-    """The hand-made set, each with the check's reasons."""
-    return check_cases(CASES)
-
-
-def test_no_unfaithful_sentence_passes_and_95_percent_of_the_faithful_do(cases):
-    counts, wrong = count_outcomes(cases)
-    assert [case["long_answer"] for case, reasons in wrong if not reasons] == []
-    faithful = {passed: sum(n for (_, f, p), n in counts.items() if f and p == passed) for passed in (True, False)}
-    assert faithful[True] / (faithful[True] + faithful[False]) >= 0.95
-
-
-def test_every_doubt_refuses_some_sentence_on_its_own(cases):
-    source = "".join(Path(module.__file__).read_text() for module in (reader, clauses, findings))
-    doubts = set(re.findall(r'"((?:it|its|what it) [a-z][^"]+)"', source))
-    doubts |= parsing.doubts({name for table in parsing.grammar().marks.values() for name, *_ in table}).keys()
-    alone: Counter = Counter()
-    for case, reasons in cases:
-        if not case["faithful"]:
-            alone.update(reasons if len(reasons) == 1 else ())
-    assert len(doubts) > 20
-    assert {doubt for doubt in doubts if not alone[f"unclear: {doubt}"]} == set()
 
 
 def _template_answers():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -14,11 +12,11 @@ import pytest
 import yaml
 
 from lumen_hpc.data.records import read_jsonl
-from lumen_hpc.language import clauses, findings, parsing
+from lumen_hpc.language import parsing
 from lumen_hpc.language.facts import check, score
-from lumen_hpc.language.reader import read, sentences_of
+from lumen_hpc.language.reader import read
 from lumen_hpc.language.sentences import sentence
-from lumen_hpc.language.words import signs, words
+from lumen_hpc.language.words import signs
 from lumen_hpc.metrics.change import Reader, direction, facts
 from lumen_hpc.metrics.closed import polarity
 from sandbox.fact_cases import CASES
@@ -182,35 +180,6 @@ def test_a_sentence_with_one_slot_turned_is_refused(slot):
     assert passed == []
 
 
-def _phrases(found: Iterable[parsing.Phrase]) -> Iterator[parsing.Phrase]:
-    """Phrases and all that they are made of."""
-    for phrase in found:
-        yield phrase
-        yield from _phrases([*phrase.parts, *phrase.adjuncts])
-
-
-@pytest.fixture(scope="module")
-def used() -> Counter:
-    """How many sentences of the cases and the table each row of the phrases and of the clauses reads."""
-    counts: Counter = Counter()
-    texts = [(case["long_answer"], case["type"]) for case in read_jsonl(CASES)]
-    texts += [(text, kind) for kind, _, _, text in SENTENCES]
-    texts += [(text, ASKED[kind["asked"]][0]) for kind in KINDS for text in kind["unfaithful"]]
-    for text, kind in dict.fromkeys(texts):
-        for given in sentences_of(words(text, ahead=kind == "prediction")):
-            found = parsing.phrases_of(given)
-            counts.update({(phrase.kind, phrase.row) for phrase in _phrases(found) if phrase.parts})
-            for parse in parsing.strict_parses(found):
-                counts.update({clause.table_row for clause in parse})
-    return counts
-
-
-def test_every_row_of_the_grammar_reads_some_sentence(used):
-    assert [row for row in parsing.grammar().rows if not used[row]] == []
-    rows = [(kind, row) for kind, _, pattern in parsing.grammar().phrases for row in range(1, pattern.groups + 1)]
-    assert [row for row in rows if not used[row] and row[0] != "Adjuncts"] == []  # these leave only what they hold
-
-
 UNCLAIMED = (
     "Edema. The lungs are clear.",
     "Edema is seen. It is a chest X-ray.",
@@ -233,35 +202,6 @@ ONE_SIDED = (
     "The reference image shows increased edema.",
 )
 """Of these the lenient reading says that the edema is new, that it has resolved, and nothing about change."""
-
-
-def test_every_mark_holds_in_some_sentence(monkeypatch):
-    held: Counter = Counter()
-
-    def derive_marks(table, marks):
-        found = parsing.derive_marks(table, marks)
-        held.update(line for line in parsing.grammar().marks[table] if line[1] <= found and not line[2] & found)
-        return found
-
-    for module in (clauses, findings):
-        monkeypatch.setattr(module, "derive_marks", derive_marks)
-    for kind in KINDS:
-        for text in kind["faithful"] + kind["unfaithful"]:
-            read.__wrapped__(text, ASKED[kind["asked"]][0])
-    for text in UNCLAIMED:
-        read.__wrapped__(text, "presence", lenient=True)
-    for text in ("The main image no longer shows edema.", "The main image is missing edema."):
-        read.__wrapped__(text, "prediction", lenient=True)
-    for text in ONE_SIDED:
-        read.__wrapped__(text, "difference", lenient=True)
-    names = {name for table in parsing.grammar().marks.values() for name, *_ in table}
-    doubtful = {*parsing.doubts(names), "-> unclear"}  # one sentence that needs it is enough
-    lines = {line for table in parsing.grammar().marks.values() for line in table if line[0] not in doubtful}
-    for case in read_jsonl(CASES):
-        if not lines - held.keys():
-            return
-        read.__wrapped__(case["long_answer"], case["type"])
-    assert lines - held.keys() == set()
 
 
 def test_every_role_of_a_word_has_a_place_in_the_grammar():
