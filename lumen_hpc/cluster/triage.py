@@ -15,7 +15,9 @@ from lumen_hpc.cluster.stage import Run, Step
 from lumen_hpc.config import config_file
 from lumen_hpc.files import last_lines
 
+MESSAGE_SAYS = "the message says what to change"
 FIXES: Sequence[tuple[str, str]] = (
+    (r"^lumen_hpc\.errors\.", MESSAGE_SAYS),  # the last line of a log whose job ended before it could record it
     (
         "File too large",
         "profile.setup: ['ulimit -f unlimited']; Slurm takes the limits of the shell that submits over to the jobs",
@@ -322,7 +324,7 @@ def fix(error: str, final: bool = False) -> str:
     for pattern, text in FIXES:
         if re.search(pattern, error, re.IGNORECASE):
             return text
-    return "the message says what to change" if final else "read the log"
+    return MESSAGE_SAYS if final else "read the log"
 
 
 def bad_nodes(folder: Path) -> tuple[str, ...]:

@@ -131,6 +131,7 @@ def _accounted(state: str, node: str) -> Callable[[list[str]], dict[str, Usage]]
         ("/bin/bash: line 20: apptainer: command not found", "apptainer: command not found", "environment"),
         ("x\nModuleNotFoundError: No module named 'lumen_hpc'\n", "No module named 'lumen_hpc'", "profile.setup"),
         ("OSError: [Errno 30] Read-only file system: '/home/me/.triton'", "Read-only file system", "profile.scratch"),
+        ("lumen_hpc.errors.UserError: profile.scratch=/x: Read-only file system; leave it out", "out", "message says"),
         ("", "its log is empty", "log"),
     ],
 )
