@@ -55,6 +55,7 @@ def test_a_difference_is_read_as_it_was_rendered(change):
 @given(names)
 def test_findings_are_read_as_they_were_rendered(listed):
     assert parse_findings(render_findings(listed)) == listed
+    assert parse_findings(render_findings(listed * 2)) == listed, "a finding named twice is one"
 
 
 def written(question):
@@ -185,8 +186,20 @@ def test_only_a_whole_yes_or_no_is_closed():
 
 
 def test_levels_are_ordered_by_severity():
-    assert severity("mild") < severity("moderate") < severity("moderate to severe") < severity("severe")
+    by_rank: dict[float, set[str]] = {}
+    for level in LEVELS:
+        if rank := severity(level):
+            by_rank.setdefault(rank, set()).add(level)
+    assert [by_rank[rank] for rank in sorted(by_rank)] == [
+        {"minimal", "minimally", "subtle", "minor", "trace"},
+        {"mild", "mildly", "small"},
+        {"mild to moderate", "small to moderate"},
+        {"moderate", "moderately"},
+        {"moderate to large", "moderate to severe"},
+        {"large", "severe", "severely", "massive"},
+    ]
     assert severity("acute") is None and severity("acute small") == severity("small")
+    assert severity("mild severe") == severity("moderate"), "the mean of several"
     assert LevelChange("edema", "severe", "mild").direction == -1
     assert LevelChange("edema", "mild", "mild to moderate").direction == 1
     assert LevelChange("edema", "acute", "severe").direction == 0
