@@ -49,9 +49,13 @@ def lose_node(site: Site, run: RunOnDisk, what: str) -> None:
 def preempt(site: Site, run: RunOnDisk, what: str) -> None:
     """Others take all nodes; the held shard does not end within the grace time, and is killed."""
     words = ("-p", "h100", "-N3", "--exclusive", "-o", "/dev/null")
-    intruder = site.cluster.run("sbatch", "--parsable", *words, "--wrap", "sleep 3").stdout.strip()
-    running = lambda: any(job[0] == intruder and job[2] == "RUNNING" for job in site.cluster.queue())  # noqa: E731
-    site.wait(running, 120, "the intruder")
+    site.cluster.run("scontrol", "update", "PartitionName=preempt", "GraceTime=5")
+    try:
+        intruder = site.cluster.run("sbatch", "--parsable", *words, "--wrap", "sleep 3").stdout.strip()
+        running = lambda: any(job[0] == intruder and job[2] == "RUNNING" for job in site.cluster.queue())  # noqa: E731
+        site.wait(running, 120, "the intruder")
+    finally:
+        site.cluster.run("scontrol", "update", "PartitionName=preempt", "GraceTime=60")
     assert_goes_on(site, run, what)
     held(site, run, what, 2)
 
