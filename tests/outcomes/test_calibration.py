@@ -52,6 +52,11 @@ def test_risks_that_are_far_off_have_their_intercept_in_the_large() -> None:
     assert calibration.in_the_large(outcome, surest) == pytest.approx(shift)
 
 
+def test_a_risk_of_one_in_a_hundred_thousand_keeps_its_logit_and_a_risk_of_none_has_one() -> None:
+    logits = calibration.logit(np.array([0, 1e-5, 0.5, 1]))
+    np.testing.assert_allclose(logits, np.log([1e-6 / (1 - 1e-6), 1e-5 / (1 - 1e-5), 1, (1 - 1e-6) / 1e-6]), atol=1e-9)
+
+
 def test_the_curve_is_scikit_learn_s() -> None:
     outcome, p = drawn(2)
     observed, predicted = calibration_curve(outcome, p, n_bins=10, strategy="quantile")

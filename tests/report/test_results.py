@@ -327,9 +327,10 @@ def test_controls_know_what_was_shown(inputs, results):
     assert cut.n == {"shown": 7, "original": len(studies)}, "n is that of the value beside it"
 
 
-def test_a_model_that_always_sees_it_worsen_does_not_say_that_nothing_has_changed(inputs, results):
+@pytest.mark.parametrize("answer", ["The edema has worsened.", "I cannot tell.", ""])
+def test_a_model_that_sees_it_worsen_or_says_nothing_does_not_say_that_nothing_has_changed(inputs, results, answer):
     rows = [record["meta"] for record in inputs.records if record["meta"]["type"] == "difference"]
-    answers = [{"question_id": row["question_id"], "control": "same", "answer": "The edema has worsened.",
+    answers = [{"question_id": row["question_id"], "control": "same", "answer": answer,
                 "ref_study_id": row["ref_study_id"], "study_id": row["ref_study_id"]} for row in rows]  # fmt: skip
     (control,) = controls(results, {"lumen": answers}, inputs.findings)
     assert control.values["nothing"] == 0
