@@ -157,6 +157,14 @@ class Clusters:
             for side in column
         ], axis=1)  # fmt: skip
 
+    def draw(self, resamples: int, seed: int) -> np.ndarray:
+        """How often each patient is drawn with replacement, uint16 [resamples, patients]."""
+        rng = np.random.default_rng(seed)
+        counts: np.ndarray = np.zeros((resamples, self.count), np.uint16)
+        for row in counts:
+            row[:] = np.bincount(rng.integers(self.count, size=self.count), minlength=self.count)
+        return counts
+
 
 class ClusterPermutation:
     """Two-sided permutation tests of displayed differences, exact under exchange of two models patient by patient.
@@ -249,12 +257,7 @@ class ClusterBootstrap:
 
     def __init__(self, names: Sequence[Hashable], resamples: int, seed: int, confidence: float = 0.95) -> None:
         self._clusters = Clusters(names)
-        count = self._clusters.count
-        rng = np.random.default_rng(seed)
-        # How often each patient was drawn, uint16 [resamples, patients].
-        self._weights: np.ndarray = np.zeros((resamples, count), np.uint16)
-        for row in self._weights:
-            row[:] = np.bincount(rng.integers(count, size=count), minlength=count)
+        self._weights = self._clusters.draw(resamples, seed)
         self._confidence = confidence
         self._resample_cache: dict[bytes, np.ndarray] = {}
 

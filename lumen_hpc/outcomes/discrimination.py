@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
-from lumen_hpc.metrics.significance import Interval, fewest_patients, tail_of
+from lumen_hpc.metrics.significance import Clusters, Interval, fewest_patients, tail_of
 
 Array = np.ndarray
 BLOCK = 64
@@ -67,12 +67,8 @@ class Resamples:
     """Resamples of patients as weights of samples, drawn once, so that every row of a table sees the same ones."""
 
     def __init__(self, patients: Sequence[Hashable], count: int, seed: int, confidence: float = 0.95) -> None:
-        names = {name: place for place, name in enumerate(dict.fromkeys(patients))}
-        self._patient = np.array([names[name] for name in patients], np.int64)
-        rng, n = np.random.default_rng(seed), len(names)
-        self._counts = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(count)]).astype(
-            np.uint16
-        )
+        clusters = Clusters(patients)
+        self._patient, self._counts = clusters.of, clusters.draw(count, seed)
         self._confidence = confidence
 
     def values(self, measure: Measure, outcome: Array, probability: Array, where: Array | None = None) -> Array:
