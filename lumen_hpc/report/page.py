@@ -178,8 +178,9 @@ _TILES = (
     ("prediction", "change_f1"),
     ("difference", "rouge_l"),
     ("prediction", "rouge_l"),
+    ("diagnostic", "accuracy_polarity"),
+    ("diagnostic", "finding_f1"),
 )
-_DIAGNOSTIC_TILES = (("diagnostic", "accuracy_polarity"), ("diagnostic", "finding_f1"))
 
 
 def _lead(content: Content) -> str:
@@ -192,7 +193,7 @@ def _tiles(content: Content) -> list[dict]:
     """The principal model's headline numbers, and how many of the demo's gates passed."""
     tiles = []
     for cell in (cell for table in content.tables for cell in table.rows[-1][1]):
-        if (cell.block, cell.measure) in _TILES + _DIAGNOSTIC_TILES and cell.value is not None:
+        if (cell.block, cell.measure) in _TILES and cell.value is not None:
             bounds = "" if cell.low is None else f"{cell.low:.2f}–{cell.high:.2f}"
             name = f"{cell.block} · {MEASURES[cell.measure]}"
             tiles.append({"name": name, "value": f"{cell.value:.3f}", "bounds": bounds, "kind": ""})
