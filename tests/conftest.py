@@ -17,10 +17,11 @@ LONGEST = (
     "training/test_sequence_parallel.py", "language/test_facts.py", "language/test_fact_cases.py",
     "serving/test_serve.py", "training/test_loop.py", "training/test_gpu_speed.py", "training/test_train.py",
     "serving/test_vllm_answerer.py", "language/test_engines.py", "language/test_reader.py", "language/test_resume.py",
-    "report/test_page.py", "language/test_smollm2.py", "training/test_adapters.py", "training/test_quantisation.py",
-    "training/test_validation.py", "report/test_cheats.py", "nvila/test_zero3.py", "security/test_scratch.py",
-    "whole/test_chain.py", "cluster/test_full_run.py", "cluster/test_mishaps.py", "cluster/test_training.py",
-    "cluster/test_restricted_run.py", "cluster/test_kinds_of_stage.py",
+    "serving/test_predictor.py", "report/test_page.py", "language/test_smollm2.py", "training/test_adapters.py",
+    "training/test_compile_trial.py", "training/test_quantisation.py", "training/test_validation.py",
+    "report/test_cheats.py", "nvila/test_zero3.py", "security/test_scratch.py", "whole/test_chain.py",
+    "cluster/test_full_run.py", "cluster/test_mishaps.py", "cluster/test_training.py", "cluster/test_restricted_run.py",
+    "cluster/test_kinds_of_stage.py",
 )  # fmt: skip
 """Files that take half a minute or more, the longest first: they begin first, so that at the end no process waits long
 for another's last file. One of many processes is followed by one of a single process, which runs beside it."""
