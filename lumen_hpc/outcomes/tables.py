@@ -6,12 +6,8 @@ so that a value that cannot be cast is seen and counted. Memory is bounded: Duck
 
 from __future__ import annotations
 
-import csv
 import glob
-import gzip
-import io
 import tempfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +15,7 @@ from typing import Any
 
 import duckdb
 
+from lumen_hpc.data.csv_files import CsvFile
 from lumen_hpc.errors import UserError
 from lumen_hpc.files import GZIP, open_regular
 from lumen_hpc.outcomes.faults import NAMED_PER_KIND, Faults
@@ -27,8 +24,6 @@ from lumen_hpc.outcomes.mimic_iv import TABLES, files
 FUSED_ROW = "\\n[0-9]+,[0-9]{5,}"
 """The beginning of a row in a field that swallowed it: two ids. `12,300` in a comment has fewer digits."""
 WIDTH = {"MISSING COLUMNS", "TOO MANY COLUMNS"}
-LONGEST_HEADER = 1 << 16
-"""Bytes of a table's first line; the releases' have a few hundred."""
 BROKEN_LINES = "a quote that is never closed takes the rows after it, or lines end in two ways (LF and CRLF)"
 MISSING = ("", "NULL", "null", "\\N", "NaN", "nan", "NaT", "None", "<NA>")
 """Texts of a missing value: the release leaves the field empty; databases and pandas write the others."""
@@ -87,11 +82,8 @@ class Tables:
         ends the query.
         """
         path = self._paths[table.split("/")[1]]
-        header = _header(path)
-        if missing_columns := [column for column in TABLES[table] if column not in header]:
-            raise UserError(f"{path}: no column {missing_columns[0]}; the header has {len(header)} columns")
-        if duplicate_columns := [column for column in TABLES[table] if header.count(column) > 1]:
-            raise UserError(f"{path}: column {duplicate_columns[0]} appears more than once; remove one of the two")
+        with CsvFile(path, TABLES[table]).opened() as (header, _):
+            pass
         # Any other column may have any name: pandas' index has none, and DuckDB knows no capitals.
         header = [name if name in TABLES[table] else f"column {number}" for number, name in enumerate(header)]
         columns = ", ".join(f"{_sql_text(column)}: 'VARCHAR'" for column in header)
@@ -202,21 +194,6 @@ def _is_gzip(path: Path) -> bool:
     """By its first bytes, as prepare goes: a browser unpacks a download and keeps its name."""
     with open_regular(path) as stream:
         return stream.read(len(GZIP)) == GZIP
-
-
-def _header(path: Path) -> list[str]:
-    """The names of a table's columns; of a file that is one endless line, only its beginning is unpacked."""
-    try:
-        with open_regular(path) as raw, gzip.open(raw) if _is_gzip(path) else raw as stream:
-            start = stream.readline(LONGEST_HEADER)
-            text = io.StringIO(start.decode("utf-8-sig", "replace"), newline="")
-            if len(start) == LONGEST_HEADER and b"\n" not in start:
-                raise UserError(
-                    f"{path}: its first line has more than {LONGEST_HEADER} bytes; it is no table of MIMIC-IV"
-                )
-            return next(csv.reader(text), [])
-    except (OSError, EOFError, zlib.error, csv.Error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); download the file again") from None
 
 
 def _sql_name(column: str) -> str:

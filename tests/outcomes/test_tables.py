@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from pathlib import Path
 
 import orjson
@@ -71,7 +72,7 @@ def test_a_doubled_column_is_named_if_it_is_read(tmp_path: Path, column: str) ->
     header, rows = path.read_text().split("\n", 1)
     path.write_text(f"{header},{column}\n" + rows.replace("\n", ",\n"))
     if column == "storetime":
-        with pytest.raises(UserError, match=r"labevents\.csv: column storetime appears more than once"):
+        with pytest.raises(UserError, match=r"labevents\.csv row 0 \(line 1\): column storetime appears more"):
             run(tmp_path / "out", folder)
     else:
         run(tmp_path / "out", folder)
@@ -270,15 +271,23 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
     folder = small.write(tmp_path / "iv", small.tables(), compressed=False)
     path = folder / "hosp" / "labevents.csv"
     path.write_text(path.read_text().replace("storetime", "stored_at", 1))
-    with pytest.raises(UserError, match=r"labevents\.csv: no column storetime"):
+    with pytest.raises(UserError, match=r"labevents\.csv row 0 \(line 1\): missing column storetime"):
         run(tmp_path / "out", folder)
 
 
-def test_a_gzip_stream_that_breaks_off_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (1, r"hosp/labevents\.csv\.gz after line 0: the file is corrupt"),
+        (3000, r"data\.mimic_iv=.*download the file again"),
+    ],
+)
+def test_a_gzip_stream_that_breaks_off_is_named(tmp_path: Path, times: int, message: str) -> None:
     folder = small.write(tmp_path / "iv", small.tables())
     path = folder / "hosp" / "labevents.csv.gz"
-    path.write_bytes(path.read_bytes()[:-400])
-    with pytest.raises(UserError, match=r"data\.mimic_iv"):
+    header, rows = gzip.decompress(path.read_bytes()).split(b"\n", 1)
+    path.write_bytes(gzip.compress(header + b"\n" + rows * times)[:-400])
+    with pytest.raises(UserError, match=message):
         run(tmp_path / "out", folder)
 
 

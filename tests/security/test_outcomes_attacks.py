@@ -129,7 +129,7 @@ def test_no_text_of_a_row_reaches_a_message_or_a_file(tmp_path, broken):
         message = str(error)
     leaks = [file for file in (tmp_path / "out").rglob("*") if file.is_file() and MARKER.encode() in file.read_bytes()]
     assert leaks == [] and MARKER not in message
-    assert broken != "gzip" or "download the file again" in message
+    assert broken != "gzip" or "the file is corrupt" in message
 
 
 @pytest.mark.parametrize("race", [MARKER, "<script>alert(1)</script>", "=cmd()", "\x1b[2J", "whitewashed", "$\\frac"])
@@ -158,14 +158,14 @@ def test_a_table_without_an_end_is_one_line(tmp_path, table, kind):
     path = folder / f"{table}.csv"
     path.unlink(missing_ok=True)
     if kind == "line":
-        path.write_bytes(b"a," * 100_000)
+        path.write_bytes(b"a," * 200_000)
     elif kind == "pipe":
         os.mkfifo(path)
     else:
         path.with_suffix(".csv.gz").write_bytes(gzip.compress(b"x" * (1 << 20)) * 200)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"more than 65536 bytes|a pipe"):
+        with pytest.raises(UserError, match=r"more than 256 KiB|a pipe"):
             run(tmp_path / "out", folder)
         assert tracemalloc.get_traced_memory()[1] < 40 << 20
     finally:
