@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from lumen_hpc.language.attributes import SIDES, Levels, Place, level_direction, places
 from lumen_hpc.language.clauses import ANY, CHANGING, Finding
 from lumen_hpc.language.parsing import derive_marks, doubts
+
+_MISCOUNTED = re.compile(
+    r"\ban? (?:left|right) (?:\w+ )?(?:lung|lobe|side)$"
+    r"|(?<!and )(?<!and the )\b(?:left|right) (?:(?:upper|middle|mid|lower) )?(?:lungs|lobes|sides)$"
+)
+"""A lung, lobe or side of which there is one: `a left lung`, `the right lower lobes`."""
 
 
 class Problems(dict[str, None]):
@@ -56,6 +63,8 @@ def state_of(finding: Finding, kind: str, problems: Problems) -> State:
         names_both = place.has("each", "both") or "both" in place.roles("side")
         one_side = one_side or (names_both and len(named_sides) == 1) or (place.has("namely") and named_sides == SIDES)
     problems.add("it names both sides and one of them", one_side)
+    place_texts = (" ".join(word.text for word in it.words) for place in place_phrases for it in place.all("Loc"))
+    problems.add("it names some of several", any(map(_MISCOUNTED.search, place_texts)))
     events, levels, ranges, changing = finding.events, finding.levels, finding.ranges, kind in CHANGING
     then, now, untimed = ([level for when, level in levels if when == time] for time in ("then", "now", ""))
     if then and (now or untimed) and changing:

@@ -265,28 +265,36 @@ def lenient_parse(phrases: list[Phrase]) -> list[Clause]:
     for clause, previous, following in zip(clauses, [None, *clauses], [*clauses[1:], None], strict=False):
         before = phrases[previous.end if previous else 0 : clause.start]
         after = phrases[clause.end : following.start if following else None]
-        clause.unread.update(_unread_marks(before, after), ["cut-off"] if following and not after else [])
+        clause.unread.update(_unread_marks(before, after, last=following is None))
+        clause.unread.update(["cut-off"] if following and not after else [])
+        is_or = any(phrase.plays("or") for phrase in after) and not any(map(_is_no_joint, after))
+        clause.unread.update(["or-follows"] if following and is_or else [])
     return clauses
 
 
-def _unread_marks(before: Sequence[Phrase], after: Sequence[Phrase]) -> Iterator[str]:
+def _unread_marks(before: Sequence[Phrase], after: Sequence[Phrase], last: bool) -> Iterator[str]:
     """The marks of a clause from the unread phrases before and after it.
 
-    `denied` or `doubted`: such a phrase stands right beside it; `-afar`: before a comma and the like. `incomplete`: the
-    next phrase is no joint. `article-follows`: it is `a` or `an`. `unread-reference`: the reference image stands before
-    it.
+    `denied` or `doubted`: such a phrase stands right beside it, or a doubt anywhere behind the `last` clause; `-afar`:
+    before a comma and the like. `incomplete`: the next phrase is no joint. `article-follows`: it is `a` or `an`.
+    `unread-reference`: the reference image stands before it.
     """
     groups = grammar().groups
     for role, group_after in (("denied", "denied-backwards"), ("doubted", "doubted")):
         positions = [i for i, phrase in enumerate(before, start=1) if phrase.has(*groups[role])]
-        if after and after[0].has(*groups[group_after]):
+        behind = after[: len(after) if last and role == "doubted" else 1]
+        if any(phrase.has(*groups[group_after]) for phrase in itertools.takewhile(_is_no_joint, behind)):
             yield role
         elif positions:
             yield role + "-afar" * any(phrase.plays(*groups["joining"]) for phrase in before[positions[-1] :])
-    beside = itertools.takewhile(lambda phrase: not phrase.plays(*groups["joining"]), reversed(before))
+    beside = itertools.takewhile(_is_no_joint, reversed(before))
     if any(phrase.kind == "Ref" for phrase in beside):
         yield "unread-reference"
     if after and after[0].has("indefinite"):
         yield "article-follows"
-    if any(not phrase.plays(*groups["joining"]) for phrase in (*before[-1:], *after[:1])):
+    if any(map(_is_no_joint, (*before[-1:], *after[:1]))):
         yield "incomplete"
+
+
+def _is_no_joint(phrase: Phrase) -> bool:
+    return not phrase.plays(*grammar().groups["joining"])

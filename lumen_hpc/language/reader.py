@@ -121,6 +121,9 @@ class _Reading:
         self.doubtful = {"after-doubtful"} if "doubtful" in statement.marks else set()
         if self.lenient and "no-claim" in statement.marks:
             return
+        if "of-before" in statement.marks:
+            self.earlier = statement  # `was seen before and has since cleared`
+            return
         self.places += clause.all("Loc", "Place", "NotPlace")
         self.problems.update(parsing.doubts(statement.marks))
         if ":yes-no" in statement.marks:

@@ -64,7 +64,8 @@ def numbers_of(text: str) -> frozenset[str]:
 _DENIED_FINDING = re.compile(
     r"(?:(?:^|(?<=[.,;:\n])) *"
     r"(?:(?:this|it|that|these) (?:is|are)(?: not|n['\u2019]t)|(?:it|that)['\u2019]s not|(?:but )?not)"
-    r"| (?:rather than|instead of|and not)) (?:an? )?([a-z]+(?: [a-z]+)?)(?= *(?:[.,;\n]|$|but\b))"
+    r"| (?:rather than|instead of|and not)) (?:an? )?([a-z]+(?: [a-z]+)?)"
+    r"(?= *(?:[.;\n]|,(?! (?:is|are|has|have)\b)|$|but\b))"
     r"|(?:^|(?<=[.,;:\n])) *([a-z]+(?: [a-z]+)?) (?:absent|not (?:seen|present|visible|identified))(?= *(?:[.,;\n]|$))",
     re.IGNORECASE,
 )

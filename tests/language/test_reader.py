@@ -193,6 +193,15 @@ UNCLAIMED = (
     "No edema. There is stable pneumonia.",
     "Edema is a disorder. Pneumonia is an infection.",
     "This is not the edema but atelectasis.",
+    "Edema is present or is absent.",
+    "Either the edema or pneumonia is absent.",
+    "Either the edema is absent or pneumonia is not present.",
+    "There is edema, or there is pneumonia.",
+    "There was edema on the earlier image.",
+    "Edema is seen or stable.",
+    "The edema has not worsened from mild to severe.",
+    "Edema is expected.",
+    "I expect edema.",
 )
 """Of none does the lenient reading say that there is an edema but the first two."""
 ONE_SIDED = (
