@@ -110,11 +110,6 @@ class Studies(_Images):
         """The metadata row of a study's image."""
         return Place(self.file, int(self.row[position]), int(self.line[position]))
 
-    def same_day_order(self, main: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """For same-day pairs: +1 if the main study is the later by StudyTime, -1 the earlier, 0 if unknown."""
-        main, reference = self.time[main], self.time[reference]
-        return (main > reference).astype(np.int8) - (main < reference)
-
 
 def read_studies(folder: str | Path, rejections: Rejections) -> Studies:
     """Reads metadata and split of a MIMIC-CXR-JPG folder.

@@ -291,7 +291,8 @@ class _Lines:
 def _same_day(studies: Studies, columns: Columns, kept: np.ndarray) -> np.ndarray:
     """For each kept 0-day pair: +1 if the main study is the later by StudyTime, -1 the earlier, 0 unknown."""
     pairs = kept & columns.difference & (columns.days == 0)
-    return studies.same_day_order(columns.main[pairs], columns.reference[pairs])
+    main, reference = studies.time[columns.main[pairs]], studies.time[columns.reference[pairs]]
+    return (main > reference).astype(np.int8) - (main < reference)
 
 
 def _study_counts(
