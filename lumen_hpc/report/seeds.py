@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 
 from lumen_hpc.metrics.join import answer_text
 from lumen_hpc.metrics.significance import Column
-from lumen_hpc.models import compared_model
+from lumen_hpc.models import compared_model, training_number
 from lumen_hpc.report import composed
 from lumen_hpc.report.identity import COMPOSED
 from lumen_hpc.report.results import Results
@@ -34,8 +34,12 @@ class Spread:
     model: str
     block: str
     measure: str
-    values: tuple[float, ...]
-    """The run's own training first."""
+    by_training: Mapping[int, float]
+    """Number of a training (0: the run's own) → its value; without those that have none."""
+
+    @property
+    def values(self) -> list[float]:
+        return list(self.by_training.values())
 
     @property
     def mean(self) -> float:
@@ -52,23 +56,23 @@ def spreads(results: Results, repeats: Mapping[str, Sequence[dict]]) -> list[Spr
 
     `repeats`: further training (`lumen@1`) → its answer rows; all on the questions of `results`.
     """
-    columns: dict[str, list[dict[str, Column]]] = {}
+    columns: dict[str, dict[int, dict[str, Column]]] = {}
     for name, rows in repeats.items():
-        model = compared_model(name).name
+        model, training = compared_model(name).name, training_number(name)
         answers = {row["question_id"]: answer_text(row) for row in rows if not row.get("control")}
-        columns.setdefault(model, []).append(results.score(answers).columns)
+        columns.setdefault(model, {})[training] = results.score(answers).columns
         if texts := composed.answers(rows, results.reader):
-            columns.setdefault(model + COMPOSED, []).append(results.score(texts).columns)
+            columns.setdefault(model + COMPOSED, {})[training] = results.score(texts).columns
     result = []
     for model in (model for model in results.models() if model in columns):
         for block, measures in MEASURES.items():
             where = results.where(block)
             for measure in measures:
-                further = [of_training[measure] for of_training in columns[model] if measure in of_training]
-                trainings = [results.column(measure, model), *further]
-                values = [value for column in trainings if (value := column.mean(where)) is not None]
+                trainings = {0: results.column(measure, model)}
+                trainings |= {k: scored[measure] for k, scored in columns[model].items() if measure in scored}
+                values = {k: value for k, column in trainings.items() if (value := column.mean(where)) is not None}
                 if len(values) > 1:
-                    result.append(Spread(model, block, measure, tuple(values)))
+                    result.append(Spread(model, block, measure, values))
     return result
 
 
@@ -91,7 +95,5 @@ def comma_separated(measure_spreads: Sequence[Spread]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["model", "block", "measure", "training", "value"])
     for spread in measure_spreads:
-        writer.writerows(
-            [spread.model, spread.block, spread.measure, k, value] for k, value in enumerate(spread.values)
-        )
+        writer.writerows([spread.model, spread.block, spread.measure, *item] for item in spread.by_training.items())
     return stream.getvalue()

@@ -43,6 +43,13 @@ def test_each_measure_has_a_value_a_training_the_runs_own_first(results, inputs)
     assert right.values[1] < right.values[0] < right.values[2] == 1
 
 
+def test_a_training_without_values_leaves_the_others_their_numbers(results, inputs):
+    found = seeds.spreads(results, {"lumen@2": inputs.repeats["lumen@2"]})
+    assert all(list(each.by_training) == [0, 2] for each in found)
+    trainings = [line.split(",")[3] for line in seeds.comma_separated(found).splitlines()[1:]]
+    assert trainings == ["0", "2"] * len(found) != []
+
+
 def test_further_trainings_are_scored_without_findings_line_and_control_tokens_as_the_runs_own_are(results, inputs):
     line = findings_line.difference_line(findings_line.StudyState(), findings_line.StudyState())
     rows = inputs.repeats["lumen@1"]
