@@ -162,8 +162,7 @@ def _missing_tables(key: str, folder: Path, tables: Sequence[str]) -> list[str]:
         if path := find(folder, table):
             if not os.access(path, os.R_OK, effective_ids=True):
                 raise _not_readable(key, path)
-            with CsvFile(path, (COLUMNS | TABLES)[table]).opened():
-                pass
+            CsvFile(path, (COLUMNS | TABLES)[table]).read_header()
         else:
             require_visible(key, folder / Path(table).parent)
             missing.append(f"{table}.csv*")

@@ -63,6 +63,11 @@ class CsvFile:
         except OSError as error:
             raise UserError(f"{self.path}: cannot be read ({error.strerror or error})") from None
 
+    def read_header(self) -> list[str]:
+        """The header alone; raises as `opened`."""
+        with self.opened() as (header, _):
+            return header
+
     def _header(self, line: str) -> list[str]:
         header = parse_fields(line)
         where = f"{self.path} row 0 (line 1)"

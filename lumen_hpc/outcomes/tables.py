@@ -82,8 +82,7 @@ class Tables:
         ends the query.
         """
         path = self._paths[table.split("/")[1]]
-        with CsvFile(path, TABLES[table]).opened() as (header, _):
-            pass
+        header = CsvFile(path, TABLES[table]).read_header()
         # Any other column may have any name: pandas' index has none, and DuckDB knows no capitals.
         header = [name if name in TABLES[table] else f"column {number}" for number, name in enumerate(header)]
         columns = ", ".join(f"{_sql_text(column)}: 'VARCHAR'" for column in header)
