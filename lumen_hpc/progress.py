@@ -20,6 +20,11 @@ def spell(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def spell_count(number: int, noun: str) -> str:
+    """A number of things: 1 GPU, 2 GPUs."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def with_progress(
     rows: Iterable[Any],
     what: str,

@@ -26,6 +26,7 @@ from lumen_hpc.errors import UserError
 from lumen_hpc.files import user_name
 from lumen_hpc.language.endpoints import check_endpoint
 from lumen_hpc.language.engine import misfit
+from lumen_hpc.progress import spell_count
 
 ROOM_GB = {"phantom": 5, "mimic": 300}
 """Free space that a run needs: checkpoints of an 8B training are 113 GB each, two are kept."""
@@ -260,13 +261,9 @@ def _resources(kind: str, resources: Resources, found_partitions: list[Partition
         return
     bad = list(_excess_requests(key, resources, matching))
     yield from bad or [
-        CheckResult("ok", f"{kind}: partition {name}, {_count(nodes, 'node')} with {_count(gpus, 'GPU')}")
+        CheckResult("ok", f"{kind}: partition {name}, {spell_count(nodes, 'node')} with {spell_count(gpus, 'GPU')}")
     ]
     yield from _closed_partition(key, name, matching)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _excess_requests(key: str, resources: Resources, matching: list[Partition]) -> Iterator[CheckResult]:
@@ -275,8 +272,8 @@ def _excess_requests(key: str, resources: Resources, matching: list[Partition]) 
     cpus, limit = max(item.cpus for item in matching), max(item.minutes for item in matching)
     memory = max(item.memory_mb for item in matching)
     for is_excess, request, fix in (
-        (resources.gpus > gpus, f"{key}.gpus={resources.gpus}", f"its nodes have {_count(gpus, 'GPU')}"),
-        (resources.nodes > nodes, f"{key}.nodes={resources.nodes}", f"it has {_count(nodes, 'node')}"),
+        (resources.gpus > gpus, f"{key}.gpus={resources.gpus}", f"its nodes have {spell_count(gpus, 'GPU')}"),
+        (resources.nodes > nodes, f"{key}.nodes={resources.nodes}", f"it has {spell_count(nodes, 'node')}"),
         (
             resources.cpus * resources.tasks_per_node > cpus,
             f"{key}.cpus={resources.cpus} x {resources.tasks_per_node}",

@@ -14,6 +14,7 @@ from typing import Any
 from lumen_hpc.config import schema
 from lumen_hpc.errors import UserError
 from lumen_hpc.models import Workload
+from lumen_hpc.progress import spell_count
 from lumen_hpc.training import exchange, memory, speed
 from lumen_hpc.training.flops import token_flops
 from lumen_hpc.training.memory import memory_gb
@@ -60,7 +61,7 @@ class TrainingPlan:
         parts = ", ".join(f"{name} {gb:.1f}" for name, gb in self.memory.items())
         return (
             f"{self.memory_gb:.0f} GB a GPU ({parts}); {self.steps} steps; {self.hours:.1f} h on "
-            f"{self.gpus} GPU{'s' * (self.gpus != 1)} at MFU {self.mfu:.2f}"
+            f"{spell_count(self.gpus, 'GPU')} at MFU {self.mfu:.2f}"
             f"{f' ({self.source})' if self.source else ''} and an efficiency of "
             f"{self.occupancy.efficiency:.2f}; {self.checkpoint_gb:.0f} GB a checkpoint"
             f"{self._parallel()}"
@@ -179,7 +180,7 @@ def check_fit(
         if fitting_overrides
         else "no ZeRO stage, budget or number of GPUs tried fits"
     )
-    count = f"{gpus} GPU{'s' * (gpus != 1)}"
+    count = spell_count(gpus, "GPU")
     raise UserError(f"training on {count} of {gpu_memory_gb:.0f} GB does not fit: {estimate}; {hint}")
 
 

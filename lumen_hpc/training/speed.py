@@ -17,6 +17,7 @@ from typing import Any
 from lumen_hpc.config import schema
 from lumen_hpc.config.data_schema import Pretrain
 from lumen_hpc.files import open_regular, read_bytes
+from lumen_hpc.progress import spell_count
 from lumen_hpc.training.fingerprint import differences
 
 PEAK_FLOPS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "GH200": 989e12}
@@ -102,7 +103,7 @@ class Progress:
     def __str__(self) -> str:
         mfu = f", MFU {self.mfu:.2f}" if self.mfu else ""
         held_out = ", validation loss {1:.4g} at step {0}".format(*self.validation) if self.validation else ""
-        where = f"on {self.gpus} GPU{'s' * (self.gpus > 1)}"
+        where = f"on {spell_count(self.gpus, 'GPU')}"
         if not self.mfu:  # a CPU, maybe
             where = f"in {self.gpus} process{'es' * (self.gpus > 1)}"
         return (
